@@ -1,0 +1,32 @@
+"""Five Langevin papers that anyone can run, check and trust: the shared package.
+
+`from lmcnb import langevin_diffusion` gives the methods of a paper, `from lmcnb import lab` the
+laboratory that the notebooks use. Submodules are imported when first used, so that the command
+line starts without loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "lab": "lmcnb.lab",
+    "langevin_diffusion": "lmcnb.methods.langevin_diffusion",
+    "langevin_diffusion_training": "lmcnb.methods.langevin_diffusion_training",
+    "targets": "lmcnb.models.targets",
+    "kernels": "lmcnb.kernels",
+    "evaluation": "lmcnb.evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return importlib.import_module(_EXPORTS[name])
+    raise AttributeError(f"module 'lmcnb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -1,0 +1,305 @@
+"""The experiments of Langevin diffusion VI (2208.07743): what is trained, on what, and what is kept.
+
+A cell is one target, method and number of bridges; its rows are all seeds x learning rates. A
+cell's result is a JSON file, written whole when the cell is done; while it trains, a checkpoint
+beside it makes a killed or paused run go on where it was. Mean-field VI is the cell with K = 0.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmcnb.evaluation.estimators import effective_sample_size, elbo, log_mean_exp
+from lmcnb.evaluation.laplace import laplace
+from lmcnb.lab.data import load
+from lmcnb.lab.files import (
+    read_json,
+    remove_checkpoint,
+    save_checkpoint,
+    load_checkpoint,
+    write_json,
+)
+from lmcnb.lab.pool import map_cells, report
+from lmcnb.lab.randomness import generator
+from lmcnb.lab.training import fit
+from lmcnb.methods.langevin_diffusion import METHODS
+from lmcnb.methods.langevin_diffusion_training import Trainer, Training, log_weights
+from lmcnb.models.targets import NEEDS_DATA, Target, make_target
+from lmcnb.papers.langevin_diffusion import Grid, Pretrain, by_cell
+
+MEAN_FIELD = "MF"
+CURVE = 200  # points kept of each training curve
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One program: a target, a method, a number of bridges, all seeds and learning rates."""
+
+    target: str
+    method: str
+    bridges: int
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    training: Training
+    damping: float
+    step_size: float
+    laplace: bool
+    evaluation_chains: int
+    selection_chains: int
+    directory: Path
+    device: str
+    deadline: float | None
+
+    @property
+    def name(self) -> str:
+        """Used in file names and progress: `sonar-LDVI-8`."""
+        return f"{self.target}-{self.method}-{self.bridges}"
+
+    @property
+    def result(self) -> Path:
+        """Where the finished cell lies."""
+        return self.directory / "cells" / f"{self.name}.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the unfinished cell lies."""
+        return self.directory / "checkpoints" / f"{self.name}.pt"
+
+    @property
+    def work(self) -> float:
+        """Relative cost, for the bar."""
+        return self.training.iterations * (self.bridges + 3)
+
+
+def target(
+    name: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Target:
+    """The target `name` with its data loaded."""
+    return make_target(name, dtype, device, load(name) if name in NEEDS_DATA else None)
+
+
+def grid_cells(grid: Grid, run: Any) -> list[Cell]:
+    """The cells of a grid for `run` (a `lab.Run`)."""
+    return [
+        Cell(
+            target=t,
+            method=m,
+            bridges=K,
+            seeds=tuple(run.seeds),
+            learning_rates=tuple(by_cell(grid.learning_rates, t, m, K)),
+            training=Training(
+                by_cell(grid.iterations, t, m, K), by_cell(grid.chains, t, m, K), grid.decay
+            ),
+            damping=by_cell(grid.damping, t, m, K),
+            step_size=by_cell(grid.step_size, t, m, K),
+            laplace=False,
+            evaluation_chains=run.settings.evaluation.chains,
+            selection_chains=run.settings.evaluation.selection_chains,
+            directory=run.directory,
+            device=str(run.device),
+            deadline=run.deadline,
+        )
+        for t in grid.targets
+        for m in grid.methods
+        for K in grid.bridges
+    ]
+
+
+def mean_field_cells(targets: Sequence[str], pretrain: Pretrain, run: Any) -> list[Cell]:
+    """Plain variational inference on each target: the start of every other cell."""
+    return [
+        Cell(
+            target=t,
+            method=MEAN_FIELD,
+            bridges=0,
+            seeds=tuple(run.seeds),
+            learning_rates=(pretrain.learning_rate,),
+            training=Training(pretrain.iterations, pretrain.chains, pretrain.decay),
+            damping=10.0,
+            step_size=1e-5,
+            laplace=t in pretrain.laplace,
+            evaluation_chains=run.settings.evaluation.chains,
+            selection_chains=run.settings.evaluation.selection_chains,
+            directory=run.directory,
+            device=str(run.device),
+            deadline=run.deadline,
+        )
+        for t in targets
+    ]
+
+
+def train(cells: Sequence[Cell], workers: int, desc: str) -> list[dict[str, Any]]:
+    """Train all cells that are not finished, on `workers` processes; results in the same order."""
+    return map_cells(train_cell, cells, workers=workers, work=[c.work for c in cells], desc=desc)
+
+
+def train_cell(cell: Cell) -> dict[str, Any]:
+    """Train one cell, or read its finished result."""
+    if cell.result.exists():
+        report(cell.work)
+        return read_json(cell.result)
+    started = time.perf_counter()
+    device = torch.device(cell.device)
+    density = target(cell.target, device=device)
+    m = METHODS["ULA" if cell.method == MEAN_FIELD else cell.method]
+    rows = [(lr, seed) for lr in cell.learning_rates for seed in cell.seeds]
+    trainer = Trainer(
+        m,
+        density,
+        density.dim,
+        cell.bridges,
+        cell.training,
+        [lr for lr, _ in rows],
+        [generator(seed, f"train/{cell.name}/{lr}", device) for lr, seed in rows],
+        [start(cell, seed) for _, seed in rows],
+    )
+    per_step = cell.bridges + 3
+    if not cell.laplace:
+        fit(
+            trainer,
+            cell.training.iterations,
+            cell.checkpoint,
+            deadline=cell.deadline,
+            report=lambda n: report(n * per_step),
+        )
+    diverged = trainer.diverged_at()
+    keep, scores = select(cell, trainer, rows, diverged)
+    parameters = {k: v[keep] for k, v in trainer.parameters.items()}
+    fresh = [generator(seed, f"evaluate/{cell.name}", device) for seed in cell.seeds]
+    w = log_weights(m, density, parameters, fresh, cell.evaluation_chains, cell.bridges).cpu()
+    result = {
+        "cell": {
+            k: getattr(cell, k) for k in ("target", "method", "bridges", "seeds", "learning_rates")
+        },
+        "learning_rate": rows[keep[0]][0],
+        "selection": scores,
+        "seeds": [
+            seed_result(cell, trainer, row, seed, w[i], diverged[row])
+            for i, (row, seed) in enumerate(zip(keep, cell.seeds, strict=True))
+        ],
+        "seconds": time.perf_counter() - started,
+        "score_evaluations": trainer.done * len(rows) * cell.training.chains * (cell.bridges + 1),
+    }
+    save_checkpoint(
+        cell.result.with_suffix(".pt"), {k: v.cpu().clone() for k, v in parameters.items()}
+    )
+    write_json(cell.result, result)
+    remove_checkpoint(cell.checkpoint)
+    return result
+
+
+def start(cell: Cell, seed: int) -> dict[str, float | Tensor]:
+    """Initial values of one row: the trained mean field, or the Laplace point, or N(0, I)."""
+    own: dict[str, float | Tensor] = {"damping": cell.damping, "step_size": cell.step_size}
+    if cell.laplace:
+        point = laplace_point(cell.target)
+        own |= {"mu": point.mode.float(), "log_sigma": point.sigma.log().float()}
+    elif cell.method != MEAN_FIELD:
+        trained = load_checkpoint(cell.directory / "cells" / f"{cell.target}-{MEAN_FIELD}-0.pt")
+        if trained is None:
+            raise FileNotFoundError(f"mean field of {cell.target}: train it first")
+        row = cell.seeds.index(seed)
+        own |= {"mu": trained["mu"][row], "log_sigma": trained["log_sigma"][row]}
+    return own
+
+
+def laplace_point(name: str) -> Any:
+    """Laplace's approximation of target `name` in float64."""
+    density = target(name, torch.float64)
+    return laplace(density, torch.zeros(density.dim, dtype=torch.float64))
+
+
+def select(
+    cell: Cell, trainer: Trainer, rows: list[tuple[float, int]], diverged: list[int | None]
+) -> tuple[list[int], dict[str, float | None]]:
+    """Rows of the best learning rate: highest mean ELBO over all seeds, on chains not reported.
+
+    A learning rate with a diverged seed loses against any without; no seed is ever left out.
+    """
+    if len(cell.learning_rates) == 1:
+        return list(range(len(rows))), {}
+    gens = [generator(seed, f"select/{cell.name}/{lr}", trainer.device) for lr, seed in rows]
+    w = log_weights(
+        trainer.engine.m,
+        trainer.engine.log_density,
+        trainer.parameters,
+        gens,
+        cell.selection_chains,
+        cell.bridges,
+    )
+    scores: dict[float, float] = {}
+    for lr in cell.learning_rates:
+        values = [
+            float(w[i].mean()) if diverged[i] is None else float("nan")
+            for i, r in enumerate(rows)
+            if r[0] == lr
+        ]
+        scores[lr] = sum(values) / len(values)
+    best = max(scores, key=lambda lr: scores[lr] if scores[lr] == scores[lr] else -float("inf"))
+    readable = {repr(lr): (v if v == v else None) for lr, v in scores.items()}
+    return [i for i, r in enumerate(rows) if r[0] == best], readable
+
+
+def seed_result(
+    cell: Cell, trainer: Trainer, row: int, seed: int, w: Tensor, diverged: int | None
+) -> dict[str, Any]:
+    """What is kept of one seed."""
+    losses = trainer.losses[: trainer.done, row].double().cpu()
+    block = max(1, len(losses) // CURVE)
+    curve = losses[: len(losses) // block * block].view(-1, block).mean(1)
+    final = trainer.row(row)
+    finite = bool(torch.isfinite(w).all()) and diverged is None
+    own = {
+        "seed": seed,
+        "diverged_at": diverged if diverged is not None else (None if finite else trainer.done),
+        "elbo": elbo(w)._asdict() if finite else None,
+        "log_z": log_mean_exp(w)._asdict() if finite else None,
+        "effective_sample_size": effective_sample_size(w) if finite else None,
+        "last_500_losses": -float(losses[-500:].mean()) if len(losses) and finite else None,
+        "curve": {
+            "every": block,
+            "elbo": [round(-v, 4) if math.isfinite(v) else None for v in curve.tolist()],
+        },
+    }
+    if cell.bridges:
+        own |= {
+            k: float(final[k]) if finite else None for k in ("step_size", "damping", "persistence")
+        }
+    return own
+
+
+def record(run: Any, results: Sequence[dict[str, Any]]) -> None:
+    """Enter results into the run's record, under `elbo/...`, `log_z/...` and `last_500/...`."""
+    for result in results:
+        cell = result["cell"]
+        label = (
+            MEAN_FIELD if cell["method"] == MEAN_FIELD else f"K={cell['bridges']}/{cell['method']}"
+        )
+        run.count("score evaluations", result["score_evaluations"])
+        for own in result["seeds"]:
+            note = None
+            if own["diverged_at"] is not None:
+                note = f"diverged at iteration {own['diverged_at']}, learning rate {result['learning_rate']}"
+            for key, metric, estimator in (
+                ("elbo", "elbo", "mean log weight of fresh chains"),
+                ("log_z", "log_z", "log-mean-exp of fresh chains, biased low"),
+            ):
+                estimate = own[key] or {"value": None, "se": None, "n": None}
+                run.metric(
+                    f"{metric}/{cell['target']}/{label}",
+                    estimate["value"],
+                    se=estimate["se"],
+                    n=estimate["n"],
+                    seed=own["seed"],
+                    estimator=estimator,
+                    diverged=own["diverged_at"] is not None,
+                    note=note,
+                )

@@ -1,0 +1,1 @@
+from lmcnb.errors import Paused, UsageError, UserError  # noqa: F401
