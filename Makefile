@@ -57,10 +57,8 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --constraint $(VENV)/constraints.txt --no-build-isolation --editable ".[dev]"
 	@touch "$@"
 
-run: $(READY) ## execute every notebook (quick profile), then print the claims
+run: $(READY) ## execute every notebook (quick profile); print the claims and where the results lie
 	$(BIN)/lmcnb run --all --profile $(PROFILE) $(ARGS)
-	@$(BIN)/lmcnb claims
-	@echo && echo "The executed notebooks and their records: $${LMCNB_RUNS:-runs}/"
 
 test: lint ## check style and types, then run all tests and every notebook
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env $(ARGS)

@@ -1,4 +1,4 @@
-"""The experiments of Langevin diffusion VI (2208.07743): what is trained, on what, and what is kept.
+"""The experiments of Langevin diffusion VI (2208.07743): what is trained and what is kept.
 
 A cell is one target, method and number of bridges; its rows are all seeds x learning rates. A
 cell's result is a JSON file, written whole when the cell is done; while it trains, a checkpoint
@@ -21,10 +21,10 @@ from lmcnb.evaluation.estimators import effective_sample_size, elbo, log_mean_ex
 from lmcnb.evaluation.laplace import laplace
 from lmcnb.lab.data import load
 from lmcnb.lab.files import (
+    load_checkpoint,
     read_json,
     remove_checkpoint,
     save_checkpoint,
-    load_checkpoint,
     write_json,
 )
 from lmcnb.lab.pool import map_cells, report
@@ -170,6 +170,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
             deadline=cell.deadline,
             report=lambda n: report(n * per_step),
         )
+    report(cell.work - trainer.done * per_step)  # all rows diverged, or none needed training
     diverged = trainer.diverged_at()
     keep, scores = select(cell, trainer, rows, diverged)
     parameters = {k: v[keep] for k, v in trainer.parameters.items()}
@@ -243,8 +244,9 @@ def select(
             if r[0] == lr
         ]
         scores[lr] = sum(values) / len(values)
-    best = max(scores, key=lambda lr: scores[lr] if scores[lr] == scores[lr] else -float("inf"))
-    readable = {repr(lr): (v if v == v else None) for lr, v in scores.items()}
+    finite = {lr: v if math.isfinite(v) else None for lr, v in scores.items()}
+    best = max(finite, key=lambda lr: -math.inf if (v := finite[lr]) is None else v)
+    readable = {repr(lr): v for lr, v in finite.items()}
     return [i for i, r in enumerate(rows) if r[0] == best], readable
 
 
@@ -287,7 +289,8 @@ def record(run: Any, results: Sequence[dict[str, Any]]) -> None:
         for own in result["seeds"]:
             note = None
             if own["diverged_at"] is not None:
-                note = f"diverged at iteration {own['diverged_at']}, learning rate {result['learning_rate']}"
+                rate = result["learning_rate"]
+                note = f"diverged at iteration {own['diverged_at']}, learning rate {rate}"
             for key, metric, estimator in (
                 ("elbo", "elbo", "mean log weight of fresh chains"),
                 ("log_z", "log_z", "log-mean-exp of fresh chains, biased low"),

@@ -25,8 +25,8 @@ def value_and_score(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]
     if hasattr(log_density, "linearize"):
         with torch.no_grad():
             return log_density(z), log_density.linearize(z)[0]
-    with torch.enable_grad():
-        leaf = z.detach().requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = (z.clone() if z.is_inference() else z.detach()).requires_grad_(True)
         value = log_density(leaf)
         (score,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach(), score
@@ -41,14 +41,15 @@ def score(log_density: LogDensity, z: Tensor) -> Tensor:
 
 
 def differentiable_score(log_density: LogDensity, z: Tensor) -> Tensor:
-    """Gradient of the log density at `z`, `(..., dim)`, kept in the graph of `z` (plain autograd).
+    """Gradient of the log density at `z`, `(..., dim)`, kept in the graph of `z` if it has one.
 
-    The reference route: it never uses a target's own formulas.
+    The reference route: plain autograd, never a target's own formulas.
     """
-    if not z.requires_grad:
-        z = z.detach().requires_grad_(True)
+    in_graph = z.requires_grad
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(log_density(z).sum(), z, create_graph=True)
+        point = z if in_graph else z.detach().requires_grad_(True)
+        value = log_density(point).sum()
+        (gradient,) = torch.autograd.grad(value, point, create_graph=in_graph)
     return gradient
 
 
@@ -100,7 +101,7 @@ def check_log_density(log_density: LogDensity, points: Tensor) -> None:
     if value.shape != (n,):
         raise UsageError(
             f"target {name!r} returned shape {tuple(value.shape)} for input ({n}, {dim}); it must "
-            f"return one number per sample, shape ({n},): sum over the last dimension, keep the rest"
+            f"return one number per sample, shape ({n},): sum over the last dimension only"
         )
     if not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())

@@ -1,4 +1,4 @@
-"""One progress bar for everything: plain tqdm for people, a small file for `lmcnb run`, quiet in CI.
+"""One progress bar for everything: tqdm for people, a file for `lmcnb run`, quiet in CI.
 
 `lmcnb run` executes a notebook in another process. It names a file in LMCNB_PROGRESS; what would be
 a bar is then written there (whole, at most twice a second) and shown by the command. A notebook's

@@ -15,7 +15,7 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
         array = np.ascontiguousarray(arrays[key])
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         total.update(f"{key} {array.dtype.str} {arrays[key].shape}\n".encode())
-        total.update(array.reshape(-1).view(np.uint8))
+        total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
 
 

@@ -75,9 +75,7 @@ def judge_all(
     ]
 
 
-def judge(
-    paper: Facts, records: Iterable[Record], *, changed: Changed | None = None
-) -> list[Row]:
+def judge(paper: Facts, records: Iterable[Record], *, changed: Changed | None = None) -> list[Row]:
     """Judge the claims of one paper whose facts are loaded (see `judge_all`)."""
     evidence = Evidence(paper.name, records, paper.scope, paper.optional)
     return [_judge(paper, claim, evidence, changed) for claim in paper.claim]

@@ -84,8 +84,8 @@ def registry() -> dict[str, DataSet]:
         parent = entry.pop("same_files_as", None)
         sets[name] = _data_set(name, entry)
         if parent:
-            shared = {"folders": sets[parent].folders, "sources": sets[parent].sources}
-            sets[name] = replace(sets[name], **shared)
+            other = sets[parent]
+            sets[name] = replace(sets[name], folders=other.folders, sources=other.sources)
     return sets
 
 

@@ -69,5 +69,7 @@ def _retrieve(address: str, path: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
+    if type(error).__module__.startswith("requests") and "Connection" in type(error).__name__:
+        return "no connection"  # its own text is a paragraph of nested names
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -62,7 +62,7 @@ def map_cells(
         desc: name of the bar.
 
     Raises:
-        Paused: some cell paused; all the others that were running have been waited for.
+        Paused: some cell paused; no other was started, those that ran have been waited for.
         UserError: a worker died.
     """
     global _work_done
@@ -80,25 +80,30 @@ def map_cells(
                 bar.update(counter.value - bar.n)
             _work_done = None
             return results
-        with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
-            index: dict[Future[Any], int] = {pool.submit(function, cells[i]): i for i in order}
-            waiting, paused = set(index), None
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-                bar.update(counter.value - bar.n)
-                for future in done:
-                    try:
-                        results[index[future]] = future.result()
-                    except Paused as reason:
-                        paused = reason
-                    except BrokenProcessPool as error:
-                        raise UserError(
-                            f"{desc}: a worker process died (out of memory, or killed); what was "
-                            "finished is kept, run again to go on"
-                        ) from error
-                    except BaseException:
-                        pool.shutdown(wait=False, cancel_futures=True)
-                        raise
-            if paused is not None:
-                raise paused
+        try:
+            with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
+                index: dict[Future[Any], int] = {}
+                paused: Paused | None = None
+                while index or (order and paused is None):
+                    while order and len(index) < workers and paused is None:  # no more than can run
+                        i = order.pop(0)
+                        index[pool.submit(function, cells[i])] = i
+                    done, _ = wait(index, timeout=0.5, return_when=FIRST_COMPLETED)
+                    bar.update(counter.value - bar.n)
+                    for future in done:
+                        i = index.pop(future)
+                        try:
+                            results[i] = future.result()
+                        except Paused as reason:
+                            paused = reason
+                        except BaseException:
+                            pool.shutdown(wait=False)
+                            raise
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{desc}: a worker process died (out of memory, or killed); what was finished is "
+                "kept, run again to go on"
+            ) from error
+    if paused is not None:
+        raise paused
     return results

@@ -13,7 +13,7 @@ import torch
 
 
 def generator(seed: int, component: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of `component` under root `seed`, on `device`; the same names, the same stream."""
+    """The generator of `component` under root `seed`; the same names give the same stream."""
     key = int.from_bytes(hashlib.sha256(component.encode()).digest()[:4], "big")
     state = np.random.SeedSequence(seed, spawn_key=(key,)).generate_state(2, np.uint32)
     return torch.Generator(device=device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)

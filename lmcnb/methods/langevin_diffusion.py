@@ -41,7 +41,7 @@ class Method:
 
     name: str
     move: Literal["overdamped", "leapfrog", "symplectic", "euler"]
-    """How z moves: no momentum; leapfrog; rho then z; rho and z by Euler-Maruyama, noise in the kick."""
+    """How z moves: without momentum; leapfrog; rho then z; Euler-Maruyama, the noise in the kick."""
     forward: Literal["euler", "exact", "persistence"] = "euler"
     """Momentum refresh: (1 - a, 2a) with a = gamma eps; exp(-a); a free coefficient eta."""
     backward: Literal["euler", "exact", "persistence"] = "euler"
@@ -111,9 +111,11 @@ def log_weight(
 
     The chain, for k = 1..K, with g_k = grad log pi_k and eps the step size:
 
-        overdamped  z' ~ N(z + eps g_k(z), 2 eps)            backward z ~ N(z' + eps g_k(z') + eps s, 2 eps)
-        otherwise   u ~ N(c_F rho + drift, v_F)              backward rho ~ N(c_B u - drift + scale s, v_B)
-                    (z', rho') = move(z, u)                  move inverted exactly: no density term
+        overdamped   forward   z' ~ N(z + eps g_k(z), 2 eps)
+                     backward  z ~ N(z' + eps g_k(z') + eps s, 2 eps)
+        otherwise    forward   u ~ N(c_F rho + drift, v_F), then (z', rho') = move(z, u)
+                     backward  move inverted exactly (no density term), then
+                               rho ~ N(c_B u - drift + scale s, v_B)
 
     Args:
         m: one row of METHODS.
@@ -189,12 +191,8 @@ def temperature_matrix(bridges: int, like: Tensor) -> Tensor:
     """The fixed matrix `(K, G + 1)` with beta = matrix @ knots / sum(knots)."""
     n_knots = min(32, bridges) + 2
     at = torch.linspace(0, 1, bridges + 2, dtype=torch.float64)[1:-1] * (n_knots - 1)
-    left = at.floor().clamp(max=n_knots - 2)
     hat = (1 - (at[:, None] - torch.arange(n_knots)).abs()).clamp(min=0)  # linear interpolation
-    assert bool((left <= at).all())
-    cumulate = torch.ones(n_knots, n_knots - 1, dtype=torch.float64).tril(
-        -1
-    )  # prepend 0, then sums
+    cumulate = torch.ones(n_knots, n_knots - 1, dtype=torch.float64).tril(-1)  # prepend 0, sum up
     return (hat @ cumulate).to(like)
 
 

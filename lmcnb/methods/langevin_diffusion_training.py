@@ -233,6 +233,9 @@ def log_weights(
     chunk: int = 500,
 ) -> Tensor:
     """Fresh log weights `(rows, chains)` of trained rows, float64, nats; `chunk` chains at a time."""
+    for name, value in (("chains", chains), ("chunk", chunk)):
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name}={value!r}: an integer of at least 1 is needed")
     mu = parameters["mu"]
     rows, dim = mu.shape
     chunk = min(chunk, chains)

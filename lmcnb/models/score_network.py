@@ -38,8 +38,10 @@ def shapes(n_input: int, n_output: int, bridges: int) -> dict[str, tuple[int, ..
 
 
 def initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Initial value of one parameter (float32, on the generator's device): Glorot normal weights,
-    biases 0.01 N(0, 1), embeddings 0.05 N(0, 1), factor 0 (code of the paper)."""
+    """Initial value of one parameter, float32, on the generator's device (code of the paper).
+
+    Glorot normal weights, biases 0.01 N(0, 1), embeddings 0.05 N(0, 1), factor 0.
+    """
     if name == "factor":
         return torch.zeros(shape, device=generator.device)
     noise = torch.randn(shape, generator=generator, device=generator.device)
@@ -49,7 +51,7 @@ def initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
 
 
 def forward(p: Parameters, x: Tensor) -> Tensor:
-    """Network output `(rows, batch, dim)` for inputs `x` `(rows, batch, width)`, embedding included."""
+    """Output `(rows, batch, dim)` for inputs `x` `(rows, batch, width)`, embedding included."""
     h1 = x + softplus(torch.baddbmm(p["b1"][:, None], x, p["W1"]))
     h2 = h1 + softplus(torch.baddbmm(p["b2"][:, None], h1, p["W2"]))
     return p["factor"][:, None] * torch.baddbmm(p["b3"][:, None], h2, p["W3"])

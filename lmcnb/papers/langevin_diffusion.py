@@ -53,7 +53,7 @@ class Group(BaseModel):
 
 
 class Grid(Group):
-    """Cells to train: every target x method x number of bridges, all seeds and learning rates at once."""
+    """Cells to train: target x method x number of bridges; seeds and learning rates at once."""
 
     targets: list[TargetName] = Field(description="targets")
     methods: list[MethodName] = Field(description="methods")

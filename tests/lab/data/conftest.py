@@ -34,6 +34,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.address = ""
+        self.close: Callable[[], None] = lambda: None
 
     def source(self, file: str, content: bytes, *before: str) -> Source:
         """`content` as a source at the last of several addresses."""
@@ -62,10 +63,15 @@ def server() -> Iterator[Server]:
     site.address = f"http://127.0.0.1:{http.server_port}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
+
+    def close() -> None:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+    site.close = close
     yield site
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    close()
 
 
 @pytest.fixture

@@ -62,12 +62,27 @@ def test_a_wrong_file_is_refused_and_nothing_stays(
     assert "/images.gz" in server.asked[-2:] and left(cache) == []
 
 
+def test_no_address_is_asked_where_that_is_forbidden(
+    cache: Path, small: DataSet, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="not on this machine"):
+        data.load("small", network=False)
+    monkeypatch.setenv("LMCNB_OFFLINE", "1")
+    for call in (data.load, data.fetch):
+        with pytest.raises(UserError, match="not on this machine"):
+            call("small")
+    assert server.asked == [] and left(cache) == []
+
+
 def test_an_unreachable_server_is_named(cache: Path, small: DataSet, server: Any) -> None:
     server.files.clear()
     with pytest.raises(UserError) as error:
         data.fetch("small")
     for address in small.sources[0].addresses:
         assert f"{address}: 404" in str(error.value)
+    server.close()
+    with pytest.raises(UserError, match="/gone: no connection"):
+        data.fetch("small")
 
 
 def test_a_killed_fetch_leaves_nothing_that_counts(

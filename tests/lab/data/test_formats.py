@@ -64,6 +64,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cifar["labels"], LABELS)
     omniglot = formats.read_omniglot(write_omniglot(tmp_path / "a.zip"))
     np.testing.assert_array_equal(omniglot["images"], PAPER)
+    assert omniglot["images"].view(np.uint8).max() == 1  # Pillow's bools hold 255
     np.testing.assert_array_equal(omniglot["labels"], [[0, 0, 0], [1, 1, 1]])
     npz = formats.read_npz(write_npz(tmp_path / "a.npz"), ["b"])
     assert list(npz) == ["b"] and (npz["b"] == LABELS).all()
