@@ -47,7 +47,7 @@ $(READY): constraints.txt pyproject.toml
 		*) echo "TORCH=$(TORCH) is unknown; allowed: pinned, keep, newest" >&2; exit 1;; esac
 	@echo "Setting up $(VENV) (torch: $(TORCH)). The first time takes minutes and needs a network."
 	@if ls $(VENV)/ready-* 2>/dev/null | grep -qvxF "$@" || \
-		! $(BIN)/python -m pip --version >/dev/null 2>&1; then "$(PYTHON)" -m venv --clear $(VENV); fi
+		! $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then "$(PYTHON)" -m venv --clear $(VENV); fi
 	@if [ "$(TORCH)" = pinned ]; then cp constraints.txt $(VENV); \
 		else grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; fi
 	@if [ "$(TORCH)" = keep ]; then kept=$$("$(PYTHON)" -c "$$KEPT_TORCH") || exit 1; \

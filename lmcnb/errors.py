@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something outside the code went wrong (data absent, disk full): exit status 1, no traceback."""
+    """Something outside the code went wrong (data absent, disk full): exit status 1."""
 
 
 class UsageError(UserError, ValueError):
-    """What was asked for is impossible (unknown key, wrong type or value): exit status 2, no traceback."""
+    """What was asked for is impossible (unknown key, wrong type or value): exit status 2."""
 
 
 class Paused(Exception):

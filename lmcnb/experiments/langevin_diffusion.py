@@ -12,11 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from lmcnb.errors import UserError
 from lmcnb.evaluation.estimators import effective_sample_size, elbo, log_mean_exp
 from lmcnb.evaluation.laplace import laplace
 from lmcnb.lab.data import load
@@ -43,6 +44,7 @@ CURVE = 200  # points kept of each training curve
 class Cell:
     """One program: a target, a method, a number of bridges, all seeds and learning rates."""
 
+    label: str
     target: str
     method: str
     bridges: int
@@ -51,7 +53,7 @@ class Cell:
     training: Training
     damping: float
     step_size: float
-    laplace: bool
+    start: Literal["mean field", "laplace", "standard"]
     evaluation_chains: int
     selection_chains: int
     directory: Path
@@ -60,8 +62,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Used in file names and progress: `sonar-LDVI-8`."""
-        return f"{self.target}-{self.method}-{self.bridges}"
+        """Used in file names and for the random streams: `sonar-LDVI-8`."""
+        return f"{self.label}-{self.method}-{self.bridges}"
 
     @property
     def result(self) -> Path:
@@ -86,10 +88,16 @@ def target(
     return make_target(name, dtype, device, load(name) if name in NEEDS_DATA else None)
 
 
+def label_of(name: str, pretrain: Pretrain) -> str:
+    """Name of a target in records: Lorenz from the published start is another experiment."""
+    return "lorenz_published" if name == "lorenz" and name not in pretrain.laplace else name
+
+
 def grid_cells(grid: Grid, run: Any) -> list[Cell]:
     """The cells of a grid for `run` (a `lab.Run`)."""
     return [
         Cell(
+            label=label_of(t, run.settings.pretrain),
             target=t,
             method=m,
             bridges=K,
@@ -100,7 +108,7 @@ def grid_cells(grid: Grid, run: Any) -> list[Cell]:
             ),
             damping=by_cell(grid.damping, t, m, K),
             step_size=by_cell(grid.step_size, t, m, K),
-            laplace=False,
+            start="mean field",
             evaluation_chains=run.settings.evaluation.chains,
             selection_chains=run.settings.evaluation.selection_chains,
             directory=run.directory,
@@ -117,6 +125,7 @@ def mean_field_cells(targets: Sequence[str], pretrain: Pretrain, run: Any) -> li
     """Plain variational inference on each target: the start of every other cell."""
     return [
         Cell(
+            label=label_of(t, pretrain),
             target=t,
             method=MEAN_FIELD,
             bridges=0,
@@ -125,7 +134,7 @@ def mean_field_cells(targets: Sequence[str], pretrain: Pretrain, run: Any) -> li
             training=Training(pretrain.iterations, pretrain.chains, pretrain.decay),
             damping=10.0,
             step_size=1e-5,
-            laplace=t in pretrain.laplace,
+            start="laplace" if t in pretrain.laplace else "standard",
             evaluation_chains=run.settings.evaluation.chains,
             selection_chains=run.settings.evaluation.selection_chains,
             directory=run.directory,
@@ -134,6 +143,27 @@ def mean_field_cells(targets: Sequence[str], pretrain: Pretrain, run: Any) -> li
         )
         for t in targets
     ]
+
+
+def picture_cell(run: Any) -> Cell:
+    """A small LDVI chain on the mixture in the plane, to look at."""
+    return Cell(
+        label="picture",
+        target="mixture",
+        method="LDVI",
+        bridges=12,
+        seeds=(run.seeds[0],),
+        learning_rates=(1e-2,),
+        training=Training(iterations=1_500, chains=32, decay=0.5),
+        damping=2.5,
+        step_size=1e-5,
+        start="standard",
+        evaluation_chains=1_000,
+        selection_chains=1_000,
+        directory=run.directory,
+        device=str(run.device),
+        deadline=run.deadline,
+    )
 
 
 def train(cells: Sequence[Cell], workers: int, desc: str) -> list[dict[str, Any]]:
@@ -162,7 +192,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
         [start(cell, seed) for _, seed in rows],
     )
     per_step = cell.bridges + 3
-    if not cell.laplace:
+    if cell.start != "laplace":  # that point is the mean-field optimum already
         fit(
             trainer,
             cell.training.iterations,
@@ -178,7 +208,8 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     w = log_weights(m, density, parameters, fresh, cell.evaluation_chains, cell.bridges).cpu()
     result = {
         "cell": {
-            k: getattr(cell, k) for k in ("target", "method", "bridges", "seeds", "learning_rates")
+            k: getattr(cell, k)
+            for k in ("label", "target", "method", "bridges", "seeds", "learning_rates")
         },
         "learning_rate": rows[keep[0]][0],
         "selection": scores,
@@ -200,14 +231,19 @@ def train_cell(cell: Cell) -> dict[str, Any]:
 def start(cell: Cell, seed: int) -> dict[str, float | Tensor]:
     """Initial values of one row: the trained mean field, or the Laplace point, or N(0, I)."""
     own: dict[str, float | Tensor] = {"damping": cell.damping, "step_size": cell.step_size}
-    if cell.laplace:
+    if cell.start == "laplace":
         point = laplace_point(cell.target)
         own |= {"mu": point.mode.float(), "log_sigma": point.sigma.log().float()}
-    elif cell.method != MEAN_FIELD:
-        trained = load_checkpoint(cell.directory / "cells" / f"{cell.target}-{MEAN_FIELD}-0.pt")
+    elif cell.start == "mean field":
+        trained = load_checkpoint(cell.directory / "cells" / f"{cell.label}-{MEAN_FIELD}-0.pt")
         if trained is None:
-            raise FileNotFoundError(f"mean field of {cell.target}: train it first")
+            raise UserError(f"mean field of {cell.label}: train it first")
         row = cell.seeds.index(seed)
+        if not torch.isfinite(trained["mu"][row]).all():
+            raise UserError(
+                f"mean field of {cell.label} diverged for seed {seed}, so nothing can start from "
+                "it: lower pretrain.learning_rate"
+            )
         own |= {"mu": trained["mu"][row], "log_sigma": trained["log_sigma"][row]}
     return own
 
@@ -276,33 +312,3 @@ def seed_result(
             k: float(final[k]) if finite else None for k in ("step_size", "damping", "persistence")
         }
     return own
-
-
-def record(run: Any, results: Sequence[dict[str, Any]]) -> None:
-    """Enter results into the run's record, under `elbo/...`, `log_z/...` and `last_500/...`."""
-    for result in results:
-        cell = result["cell"]
-        label = (
-            MEAN_FIELD if cell["method"] == MEAN_FIELD else f"K={cell['bridges']}/{cell['method']}"
-        )
-        run.count("score evaluations", result["score_evaluations"])
-        for own in result["seeds"]:
-            note = None
-            if own["diverged_at"] is not None:
-                rate = result["learning_rate"]
-                note = f"diverged at iteration {own['diverged_at']}, learning rate {rate}"
-            for key, metric, estimator in (
-                ("elbo", "elbo", "mean log weight of fresh chains"),
-                ("log_z", "log_z", "log-mean-exp of fresh chains, biased low"),
-            ):
-                estimate = own[key] or {"value": None, "se": None, "n": None}
-                run.metric(
-                    f"{metric}/{cell['target']}/{label}",
-                    estimate["value"],
-                    se=estimate["se"],
-                    n=estimate["n"],
-                    seed=own["seed"],
-                    estimator=estimator,
-                    diverged=own["diverged_at"] is not None,
-                    note=note,
-                )

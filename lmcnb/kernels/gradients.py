@@ -111,11 +111,13 @@ def check_log_density(log_density: LogDensity, points: Tensor) -> None:
         raise UsageError(
             f"target {name!r} has a score that is not finite at every one of {n} points"
         )
-    alone = value_and_score(log_density, points[:1])[1]
-    if not torch.allclose(
+    one, alone = value_and_score(log_density, points[:1])
+    if not torch.allclose(one, value[:1], rtol=1e-3, atol=1e-3) or not torch.allclose(
         alone, gradient[:1], rtol=1e-3, atol=1e-3 * float(gradient[:1].abs().max())
     ):
-        raise UsageError(f"target {name!r} mixes samples: a point's score depends on the others")
+        raise UsageError(
+            f"target {name!r} mixes samples: a point's value or score depends on the others"
+        )
     batched = log_density(points[None])
     if batched.shape != (1, n):
         raise UsageError(

@@ -6,8 +6,6 @@ The names are imported when they are first used, so that `lmcnb --help` does not
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import Any
 
 _EXPORTS = {
@@ -19,27 +17,16 @@ _EXPORTS = {
     "curve": "lmcnb.lab.figures",
     "method_style": "lmcnb.lab.figures",
     "save_figure": "lmcnb.lab.figures",
-    "show": "lmcnb.lab.show",
-    "table": "lmcnb.lab.show",
-    "claims_table": "lmcnb.lab.show",
-    "ledger": "lmcnb.lab.show",
+    "show": "lmcnb.lab.display",
+    "table": "lmcnb.lab.display",
+    "claims_table": "lmcnb.lab.display",
+    "ledger": "lmcnb.lab.display",
+    "cite": "lmcnb.lab.display",
     "read_records": "lmcnb.lab.evidence",
     "Paused": "lmcnb.errors",
     "UserError": "lmcnb.errors",
     "UsageError": "lmcnb.errors",
 }
-
-
-class _Lab(ModuleType):
-    """`lab.show` is the function, also once its module `lmcnb.lab.show` is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _EXPORTS and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Lab
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmcnb.lab import checkout
 from lmcnb.lab import records as run_records
 from lmcnb.lab.facts import PROFILES
 from lmcnb.lab.rules import Entries
@@ -26,8 +27,10 @@ from lmcnb.lab.rules import Entries
 Record = Mapping[str, Any]
 
 
-def read_records(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
+def read_records(folders: Iterable[str | Path] | None = None) -> list[dict[str, Any]]:
     """Read every record in folders like `results` (NAME/ID.json) or `runs` (NAME/ID/record.json).
+
+    Without folders: the committed `results` of the checkout.
 
     Each gets the key `file`, its path from the folder's parent. A run that stands in two folders
     is taken once: the newest, and the first folder among equals.
@@ -36,7 +39,7 @@ def read_records(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
         UserError: a file is not a whole record; it is named.
     """
     found: dict[str, dict[str, Any]] = {}
-    for folder in map(Path, folders):
+    for folder in map(Path, [checkout.root() / "results"] if folders is None else folders):
         paths = [*folder.glob("*/*.json"), *folder.glob(f"*/*/{run_records.NAME}")]
         for path in sorted(p for p in paths if p.parent.name != "benchmarks"):
             record = run_records.read(path)

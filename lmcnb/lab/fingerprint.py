@@ -30,7 +30,7 @@ _SHOW = [
     "keep",
     "report",
     "rules",
-    "show",
+    "display",
 ]
 _DECIDE = ["checkout", "config", "execute", "files", "fingerprint", "keep", "plan"]
 _DECIDE += ["records", "run"]

@@ -80,5 +80,6 @@ def fit(
             saved = time.monotonic()
         if late and trainer.done < iterations:
             raise Paused(
-                f"time limit reached at iteration {trainer.done} of {iterations}; run again to go on"
+                f"time limit reached at iteration {trainer.done} of {iterations}; "
+                "run again to go on"
             )

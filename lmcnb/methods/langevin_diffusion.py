@@ -37,11 +37,11 @@ Network = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """A forward transition and a backward kernel (2208.07743, section 4; spec table of variants)."""
+    """A forward transition and a backward kernel (2208.07743, section 4, and its code)."""
 
     name: str
     move: Literal["overdamped", "leapfrog", "symplectic", "euler"]
-    """How z moves: without momentum; leapfrog; rho then z; Euler-Maruyama, the noise in the kick."""
+    """How z moves: no momentum; leapfrog; rho then z; Euler-Maruyama, the noise in the kick."""
     forward: Literal["euler", "exact", "persistence"] = "euler"
     """Momentum refresh: (1 - a, 2a) with a = gamma eps; exp(-a); a free coefficient eta."""
     backward: Literal["euler", "exact", "persistence"] = "euler"
@@ -159,7 +159,7 @@ def log_weight(
         drift = eps * g(z) if m.move == "euler" else 0.0
         mean = c_F * rho + drift
         u = mean + torch.sqrt(v_F) * noise[k + 2]
-        scale = {"2a": 2 * p["damping"] * eps, "2(1-eta)": 2 * (1 - c_B), "2": 2.0}[m.scale]
+        scale = {"2a": 2 * p["damping"] * eps, "2(1-eta)": 2 * (1 - c_B), "2": 2 + 0 * eps}[m.scale]
         back = c_B * u - drift + scale * s(z=z, u=u)
         w = w + log_normal(rho, back, v_B) - log_normal(u, mean, v_F)
         if m.move == "leapfrog":

@@ -232,7 +232,7 @@ def log_weights(
     bridges: int,
     chunk: int = 500,
 ) -> Tensor:
-    """Fresh log weights `(rows, chains)` of trained rows, float64, nats; `chunk` chains at a time."""
+    """Fresh log weights `(rows, chains)` of trained rows, float64, nats, by chunks of chains."""
     for name, value in (("chains", chains), ("chunk", chunk)):
         if not isinstance(value, int) or value < 1:
             raise UsageError(f"{name}={value!r}: an integer of at least 1 is needed")

@@ -7,8 +7,9 @@ a cell is a target, a method and a number of bridges, and the most specific key 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -78,13 +79,17 @@ class Grid(Group):
             raise ValueError("a table by cell needs the key 'default'")
         for key in table:
             for part in () if key == "default" else key.split("/"):
-                known = part.isdigit() or part in TargetName.__args__ or part in MethodName.__args__
+                known = (
+                    part.isdigit() or part in get_args(TargetName) or part in get_args(MethodName)
+                )
                 if not known:
                     raise ValueError(
                         f"key {key!r}: {part!r} is no target, method or number of bridges"
                     )
         if any(value == [] for value in table.values()):
             raise ValueError("an empty list of learning rates")
+        if any(isinstance(value, list) and len({*value}) < len(value) for value in table.values()):
+            raise ValueError("a learning rate stands twice in one list")
         return table
 
 
@@ -151,7 +156,7 @@ class Settings(Group):
         return sorted(names & DATA)
 
 
-def by_cell(table: dict[str, V], target: str, method: str, bridges: int) -> V:
+def by_cell(table: Mapping[str, V], target: str, method: str, bridges: int) -> V:
     """The value of the most specific key of a table by cell."""
     parts = (target, method, str(bridges))
     for size in (3, 2, 1):

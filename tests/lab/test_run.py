@@ -268,7 +268,7 @@ def test_a_parameter_that_papermill_only_warns_about_is_refused(
 
 
 def test_names_of_the_laboratory_are_functions_whatever_is_imported_first() -> None:
-    import lmcnb.lab.show  # noqa: F401
+    import lmcnb.lab.display  # noqa: F401
 
     assert callable(lab.show) and callable(lab.progress) and callable(lab.start)
     assert lab.Paused is Paused

@@ -9,7 +9,7 @@ import pytest
 from lmcnb.errors import UsageError
 from lmcnb.kernels import leapfrog as module
 from lmcnb.lab import facts, rules
-from lmcnb.lab.show import claims_table, format_value, ledger, show, source_of, table
+from lmcnb.lab.display import claims_table, format_value, ledger, show, source_of, table
 
 UNWANTED = re.compile(r"0x[0-9a-f]{6,}|/(home|work|tmp|root|usr)/|site-packages")
 

@@ -120,6 +120,12 @@ def ledger(name: str) -> None:
     table(rows, ["question", "choice", "why", "sensitivity"])
 
 
+def cite(name: str) -> None:
+    """Show the BibTeX of a paper."""
+    bibtex = facts.load(name).citation.bibtex.strip()
+    _display(bibtex, {"text/markdown": f"```bibtex\n{bibtex}\n```"})
+
+
 def _display(plain: str, rich: Mapping[str, str]) -> None:
     """Show text with a rich twin in a notebook; print the text elsewhere."""
     from IPython import get_ipython

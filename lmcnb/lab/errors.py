@@ -1,1 +1,0 @@
-from lmcnb.errors import Paused, UsageError, UserError  # noqa: F401
