@@ -10,9 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +18,13 @@ from torch import Tensor
 from lmcnb.errors import UserError
 from lmcnb.evaluation.estimators import effective_sample_size, elbo, log_mean_exp
 from lmcnb.evaluation.laplace import laplace
+from lmcnb.experiments.langevin_diffusion_cells import (
+    MEAN_FIELD,
+    Cell,
+    grid_cells,
+    mean_field_cells,
+    picture_cell,
+)
 from lmcnb.lab.data import load
 from lmcnb.lab.files import (
     load_checkpoint,
@@ -32,53 +37,21 @@ from lmcnb.lab.pool import map_cells, report
 from lmcnb.lab.randomness import generator
 from lmcnb.lab.training import fit
 from lmcnb.methods.langevin_diffusion import METHODS
-from lmcnb.methods.langevin_diffusion_training import Trainer, Training, log_weights
+from lmcnb.methods.langevin_diffusion_training import Trainer, log_weights
 from lmcnb.models.targets import NEEDS_DATA, Target, make_target
-from lmcnb.papers.langevin_diffusion import Grid, Pretrain, by_cell
 
-MEAN_FIELD = "MF"
+__all__ = [
+    "MEAN_FIELD",
+    "Cell",
+    "grid_cells",
+    "mean_field_cells",
+    "picture_cell",
+    "target",
+    "train",
+    "train_cell",
+]
+
 CURVE = 200  # points kept of each training curve
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One program: a target, a method, a number of bridges, all seeds and learning rates."""
-
-    label: str
-    target: str
-    method: str
-    bridges: int
-    seeds: tuple[int, ...]
-    learning_rates: tuple[float, ...]
-    training: Training
-    damping: float
-    step_size: float
-    start: Literal["mean field", "laplace", "standard"]
-    evaluation_chains: int
-    selection_chains: int
-    directory: Path
-    device: str
-    deadline: float | None
-
-    @property
-    def name(self) -> str:
-        """Used in file names and for the random streams: `sonar-LDVI-8`."""
-        return f"{self.label}-{self.method}-{self.bridges}"
-
-    @property
-    def result(self) -> Path:
-        """Where the finished cell lies."""
-        return self.directory / "cells" / f"{self.name}.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the unfinished cell lies."""
-        return self.directory / "checkpoints" / f"{self.name}.pt"
-
-    @property
-    def work(self) -> float:
-        """Relative cost, for the bar."""
-        return self.training.iterations * (self.bridges + 3)
 
 
 def target(
@@ -86,84 +59,6 @@ def target(
 ) -> Target:
     """The target `name` with its data loaded."""
     return make_target(name, dtype, device, load(name) if name in NEEDS_DATA else None)
-
-
-def label_of(name: str, pretrain: Pretrain) -> str:
-    """Name of a target in records: Lorenz from the published start is another experiment."""
-    return "lorenz_published" if name == "lorenz" and name not in pretrain.laplace else name
-
-
-def grid_cells(grid: Grid, run: Any) -> list[Cell]:
-    """The cells of a grid for `run` (a `lab.Run`)."""
-    return [
-        Cell(
-            label=label_of(t, run.settings.pretrain),
-            target=t,
-            method=m,
-            bridges=K,
-            seeds=tuple(run.seeds),
-            learning_rates=tuple(by_cell(grid.learning_rates, t, m, K)),
-            training=Training(
-                by_cell(grid.iterations, t, m, K), by_cell(grid.chains, t, m, K), grid.decay
-            ),
-            damping=by_cell(grid.damping, t, m, K),
-            step_size=by_cell(grid.step_size, t, m, K),
-            start="mean field",
-            evaluation_chains=run.settings.evaluation.chains,
-            selection_chains=run.settings.evaluation.selection_chains,
-            directory=run.directory,
-            device=str(run.device),
-            deadline=run.deadline,
-        )
-        for t in grid.targets
-        for m in grid.methods
-        for K in grid.bridges
-    ]
-
-
-def mean_field_cells(targets: Sequence[str], pretrain: Pretrain, run: Any) -> list[Cell]:
-    """Plain variational inference on each target: the start of every other cell."""
-    return [
-        Cell(
-            label=label_of(t, pretrain),
-            target=t,
-            method=MEAN_FIELD,
-            bridges=0,
-            seeds=tuple(run.seeds),
-            learning_rates=(pretrain.learning_rate,),
-            training=Training(pretrain.iterations, pretrain.chains, pretrain.decay),
-            damping=10.0,
-            step_size=1e-5,
-            start="laplace" if t in pretrain.laplace else "standard",
-            evaluation_chains=run.settings.evaluation.chains,
-            selection_chains=run.settings.evaluation.selection_chains,
-            directory=run.directory,
-            device=str(run.device),
-            deadline=run.deadline,
-        )
-        for t in targets
-    ]
-
-
-def picture_cell(run: Any) -> Cell:
-    """A small LDVI chain on the mixture in the plane, to look at."""
-    return Cell(
-        label="picture",
-        target="mixture",
-        method="LDVI",
-        bridges=12,
-        seeds=(run.seeds[0],),
-        learning_rates=(1e-2,),
-        training=Training(iterations=1_500, chains=32, decay=0.5),
-        damping=2.5,
-        step_size=1e-5,
-        start="standard",
-        evaluation_chains=1_000,
-        selection_chains=1_000,
-        directory=run.directory,
-        device=str(run.device),
-        deadline=run.deadline,
-    )
 
 
 def train(cells: Sequence[Cell], workers: int, desc: str) -> list[dict[str, Any]]:
@@ -256,34 +151,36 @@ def laplace_point(name: str) -> Any:
 
 def select(
     cell: Cell, trainer: Trainer, rows: list[tuple[float, int]], diverged: list[int | None]
-) -> tuple[list[int], dict[str, float | None]]:
-    """Rows of the best learning rate: highest mean ELBO over all seeds, on chains not reported.
+) -> tuple[list[int], dict[str, dict[str, Any]]]:
+    """Rows of the best learning rate: fewest diverged seeds, then highest mean ELBO of the others.
 
-    A learning rate with a diverged seed loses against any without; no seed is ever left out.
+    The ELBO is estimated on chains that are not reported. One learning rate serves all seeds, and
+    its diverged seeds stay in the result.
     """
     if len(cell.learning_rates) == 1:
         return list(range(len(rows))), {}
-    gens = [generator(seed, f"select/{cell.name}/{lr}", trainer.device) for lr, seed in rows]
-    w = log_weights(
-        trainer.engine.m,
-        trainer.engine.log_density,
-        trainer.parameters,
-        gens,
-        cell.selection_chains,
-        cell.bridges,
-    )
-    scores: dict[float, float] = {}
+    m, density = trainer.engine.m, trainer.engine.log_density
+    device, chains = trainer.device, cell.selection_chains
+    gens = [generator(seed, f"select/{cell.name}/{lr}", device) for lr, seed in rows]
+    w = log_weights(m, density, trainer.parameters, gens, chains, cell.bridges).mean(1)
+    scores: dict[float, dict[str, Any]] = {}
     for lr in cell.learning_rates:
-        values = [
-            float(w[i].mean()) if diverged[i] is None else float("nan")
-            for i, r in enumerate(rows)
-            if r[0] == lr
-        ]
-        scores[lr] = sum(values) / len(values)
-    finite = {lr: v if math.isfinite(v) else None for lr, v in scores.items()}
-    best = max(finite, key=lambda lr: -math.inf if (v := finite[lr]) is None else v)
-    readable = {repr(lr): v for lr, v in finite.items()}
-    return [i for i, r in enumerate(rows) if r[0] == best], readable
+        own = [i for i, row in enumerate(rows) if row[0] == lr]
+        alive = [float(w[i]) for i in own if diverged[i] is None and math.isfinite(w[i])]
+        scores[lr] = {
+            "elbo": sum(alive) / len(alive) if alive else None,
+            "diverged_at": [diverged[i] for i in own],
+        }
+    best = max(
+        cell.learning_rates,
+        key=lambda lr: (
+            -sum(step is not None for step in scores[lr]["diverged_at"]),
+            -math.inf if scores[lr]["elbo"] is None else scores[lr]["elbo"],
+        ),
+    )
+    return [i for i, row in enumerate(rows) if row[0] == best], {
+        str(lr): score for lr, score in scores.items()
+    }
 
 
 def seed_result(

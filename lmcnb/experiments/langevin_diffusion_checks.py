@@ -11,6 +11,7 @@ import torch
 
 from lmcnb.evaluation.particle_filter import lorenz_log_normalizer
 from lmcnb.experiments import langevin_diffusion_exact as exact
+from lmcnb.experiments import langevin_diffusion_identities as same
 from lmcnb.experiments.langevin_diffusion import laplace_point, mean_field_cells, target, train
 from lmcnb.experiments.langevin_diffusion_report import record
 from lmcnb.kernels.gradients import differentiable_score, score
@@ -57,14 +58,14 @@ def exact_answers(run: Any) -> list[dict[str, Any]]:
     }
     short = {f"optimum/{m}": learned[m][1] - exact.OPTIMUM[m][0] for m in learned}
     enter("learned linear score below its known optimum (nats)", short, 0.005, "nats")
-    same = {f"identity/{k}": v for k, v in exact.identities(seed).items()}
-    enter("identities between methods, path by path", same, 1e-10)
+    equal = {f"identity/{k}": v for k, v in same.identities(seed).items()}
+    enter("identities between methods, path by path", equal, 1e-10)
     density = target("seeds", torch.float64)
     point = torch.linspace(-0.5, 0.5, density.dim, dtype=torch.float64)
-    reversal, volume = exact.leapfrog_checks(density, point)
+    reversal, volume = same.leapfrog_checks(density, point)
     enter("leapfrog returns", {"leapfrog/reversal": reversal}, 1e-13)
     enter("leapfrog keeps volume", {"leapfrog/log_det": volume}, 1e-12)
-    orders = exact.q_is_p()
+    orders = same.q_is_p()
     for eps, error in orders.items():
         run.metric(f"exact/q_is_p/eps={eps}", error, seed=seed)
     rates = [orders[2 * eps] / orders[eps] for eps in (0.1, 0.05, 0.025)]
@@ -73,9 +74,9 @@ def exact_answers(run: Any) -> list[dict[str, Any]]:
         {"check": "error / error at half the step, minus 8 (third order)", "worst": slope}
         | {"allowed": 1.5, "holds": slope <= 1.5}
     )
-    enter("bridging temperatures", {"betas": exact.temperature_error()}, 1e-12)
-    enter("network at the start", {"network_at_start": exact.network_at_start(seed)}, 0.0)
-    gradients = {f"gradient/{m}": exact.gradient_error(m) for m in METHODS}
+    enter("bridging temperatures", {"betas": same.temperature_error()}, 1e-12)
+    enter("network at the start", {"network_at_start": same.network_at_start(seed)}, 0.0)
+    gradients = {f"gradient/{m}": same.gradient_error(m) for m in METHODS}
     enter("every gradient of the fast code against autograd", gradients, 1e-9)
     values, slopes = density_errors(run)
     enter("target densities", {"targets/values": values, "targets/scores": slopes}, 1e-6)

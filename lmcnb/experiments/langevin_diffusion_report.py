@@ -98,7 +98,8 @@ def results_table(records: Sequence[dict[str, Any]], name: str) -> list[dict[str
 def _table(identity: str) -> dict[str, float]:
     """Metric names and values of one table of the paper's facts."""
     tables = {t.id: t.entries for t in facts.load("langevin_diffusion").table}
-    return {metric: entry["value"] for metric, entry in tables[identity].items()}
+    values = {metric: entry["value"] for metric, entry in tables[identity].items()}
+    return {metric: value for metric, value in values.items() if value is not None}
 
 
 def published() -> dict[str, float]:

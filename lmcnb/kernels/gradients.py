@@ -10,6 +10,7 @@ obvious mistakes (shape, NaN, chains that influence each other) before a run sta
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from lmcnb.errors import UsageError
 
 LogDensity = Callable[[Tensor], Tensor]
 Product = Callable[[Tensor], Tensor]
+V = TypeVar("V")
 
 
 def value_and_score(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,13 +91,17 @@ def check_log_density(log_density: LogDensity, points: Tensor) -> None:
     if not callable(log_density):
         raise UsageError(f"target {name!r} is not callable: give a function (..., dim) -> (...)")
     n, dim = points.shape
-    try:
-        value = log_density(points)
-    except Exception as error:
-        raise UsageError(
-            f"target {name!r} raised {type(error).__name__} on a tensor of shape ({n}, {dim}): "
-            f"{error}. It must map (..., {dim}) to (...)"
-        ) from error
+
+    def attempt(function: Callable[[LogDensity, Tensor], V], z: Tensor, what: str) -> V:
+        try:
+            return function(log_density, z)
+        except Exception as error:
+            raise UsageError(
+                f"target {name!r} raised {type(error).__name__} {what} a tensor of shape "
+                f"{tuple(z.shape)}: {error}. It must map (..., {dim}) to (...), by torch functions"
+            ) from error
+
+    value = attempt(lambda f, z: f(z), points, "on")
     if not isinstance(value, Tensor):
         raise UsageError(f"target {name!r} returned {type(value).__name__}, not a torch.Tensor")
     if value.shape != (n,):
@@ -106,7 +112,7 @@ def check_log_density(log_density: LogDensity, points: Tensor) -> None:
     if not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
         raise UsageError(f"target {name!r} returned NaN or infinity at {bad} of {n} points")
-    gradient = value_and_score(log_density, points)[1]
+    gradient = attempt(value_and_score, points, "in the gradient at")[1]
     if gradient.shape != points.shape or not torch.isfinite(gradient).all():
         raise UsageError(
             f"target {name!r} has a score that is not finite at every one of {n} points"
@@ -118,7 +124,7 @@ def check_log_density(log_density: LogDensity, points: Tensor) -> None:
         raise UsageError(
             f"target {name!r} mixes samples: a point's value or score depends on the others"
         )
-    batched = log_density(points[None])
+    batched = attempt(lambda f, z: f(z), points[None], "on")
     if batched.shape != (1, n):
         raise UsageError(
             f"target {name!r} returned shape {tuple(batched.shape)} for input (1, {n}, {dim}); it "

@@ -132,6 +132,9 @@ def test_densities_without_curvature_have_a_zero_hessian() -> None:
     at, product = linearize(lambda x: x @ slope, z)
     torch.testing.assert_close(at, slope.expand(4, 3), rtol=0, atol=0)
     assert torch.equal(product(v), torch.zeros(4, 3, dtype=DOUBLE))
+    slope.requires_grad_(True)  # a parameter that the caller trains
+    _, product = linearize(lambda x: x @ slope, z)
+    assert torch.equal(product(v), torch.zeros(4, 3, dtype=DOUBLE))
     _, product = linearize(lambda x: -(x[..., 0] ** 2) + x[..., 1], z)  # curved along one only
     assert torch.equal(product(v), v * torch.tensor([-2.0, 0.0, 0.0], dtype=DOUBLE))
 
@@ -170,6 +173,10 @@ def nan_for_some(z: Tensor) -> Tensor:
         (lambda z: -((z - z.mean(0)) ** 2).sum(-1), "mixes samples"),
         (lambda z: plain(z) - plain(z).logsumexp(0), "mixes samples"),
         (lambda z: z.sum(-1).cumsum(0).flip(0), "mixes samples"),
+        (lambda z: plain(z).softmax(0), "mixes samples"),  # in its values only
+        (lambda z: plain(z.detach()), "raised RuntimeError in the gradient"),
+        (lambda z: torch.einsum("ni->n", z), r"raised RuntimeError on .*\(1, 4, 3\)"),
+        (lambda z: z.sum(tuple(range(1, z.ndim))), r"shape \(1,\) for input \(1, 4, 3\)"),
     ],
 )
 def test_what_is_no_log_density_is_refused(density: Any, message: str) -> None:

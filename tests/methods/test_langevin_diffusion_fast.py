@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmcnb.experiments import langevin_diffusion_exact as exact
+from lmcnb.experiments import langevin_diffusion_identities as same
 from lmcnb.lab.data import load
 from lmcnb.methods.langevin_diffusion import METHODS
 from lmcnb.methods.langevin_diffusion_fast import Engine, refresh_coefficients
@@ -16,13 +16,13 @@ from lmcnb.models.targets import make_target
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_equal_plain_autograd(name, bridges):
     chains = 20 if bridges < 10 else 4
-    assert exact.gradient_error(name, bridges=bridges, chains=chains) < 1e-9
+    assert same.gradient_error(name, bridges=bridges, chains=chains) < 1e-9
 
 
 @pytest.mark.parametrize("chains,dim", [(1, 1), (1, 4), (3, 1)])
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_at_the_smallest_sizes(name, chains, dim):
-    assert exact.gradient_error(name, chains=chains, dim=dim) < 1e-9
+    assert same.gradient_error(name, chains=chains, dim=dim) < 1e-9
 
 
 @pytest.mark.parametrize("target", ["seeds", "brownian", "lorenz", "breast_cancer", "mixture"])
@@ -30,21 +30,21 @@ def test_gradients_at_the_smallest_sizes(name, chains, dim):
 def test_gradients_through_hand_written_scores(name, target):
     data = load(target) if target in ("seeds", "brownian", "lorenz") else None
     density = make_target(target, torch.float64, "cpu", data)
-    assert exact.gradient_error(name, density, dim=density.dim, bridges=2, chains=3) < 1e-9
+    assert same.gradient_error(name, density, dim=density.dim, bridges=2, chains=3) < 1e-9
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_equals_the_same_run_alone(name):
-    cases = [exact.random_case(name, seed) for seed in range(3)]
+    cases = [same.random_case(name, seed) for seed in range(3)]
     noise = torch.stack([n for _, n in cases])
     together = {k: torch.stack([p[k] for p, _ in cases]) for k in cases[0][0]}
     sizes = (3, 5)
-    engine = Engine(METHODS[name], exact.curved_density, *sizes, 3, 20, torch.float64)
+    engine = Engine(METHODS[name], same.curved_density, *sizes, 3, 20, torch.float64)
     w = engine.forward(together, noise).clone()
     gradients = {k: torch.empty_like(v) for k, v in together.items()}
     engine.backward(gradients)
     for r in range(3):
-        alone = Engine(METHODS[name], exact.curved_density, *sizes, 1, 20, torch.float64)
+        alone = Engine(METHODS[name], same.curved_density, *sizes, 1, 20, torch.float64)
         own = {k: v[r : r + 1] for k, v in together.items()}
         assert torch.allclose(alone.forward(own, noise[r : r + 1])[0], w[r], rtol=1e-12, atol=1e-12)
         single = {k: torch.empty_like(v) for k, v in own.items()}
@@ -55,10 +55,10 @@ def test_a_row_equals_the_same_run_alone(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_that_is_not_finite_leaves_the_others_alone(name):
-    cases = [exact.random_case(name, seed) for seed in range(2)]
+    cases = [same.random_case(name, seed) for seed in range(2)]
     noise = torch.stack([n for _, n in cases])
     p = {k: torch.stack([p[k] for p, _ in cases]) for k in cases[0][0]}
-    engine = Engine(METHODS[name], exact.curved_density, 3, 5, 2, 20, torch.float64)
+    engine = Engine(METHODS[name], same.curved_density, 3, 5, 2, 20, torch.float64)
     gradients = {k: torch.empty_like(v) for k, v in p.items()}
     w = engine.forward(p, noise)[0].clone()
     engine.backward(gradients)
@@ -86,10 +86,10 @@ def test_refresh_coefficients_have_their_slopes(name):
 def test_float32_is_stable_at_the_initial_step_size():
     """With eps = 1e-5 the direct densities lose digits; the form without cancellation does not."""
     for name in METHODS:
-        p, noise = exact.random_case(name, dim=40, bridges=32, chains=8)
+        p, noise = same.random_case(name, dim=40, bridges=32, chains=8)
         p["step_size"] = torch.tensor([1e-5], dtype=torch.float64)
-        wide = Engine(METHODS[name], exact.curved_density, 40, 32, 1, 8, torch.float64)
-        narrow = Engine(METHODS[name], exact.curved_density, 40, 32, 1, 8, torch.float32)
+        wide = Engine(METHODS[name], same.curved_density, 40, 32, 1, 8, torch.float64)
+        narrow = Engine(METHODS[name], same.curved_density, 40, 32, 1, 8, torch.float32)
         known = wide.forward({k: v[None] for k, v in p.items()}, noise[None])
         found = narrow.forward({k: v[None].float() for k, v in p.items()}, noise[None].float())
         assert torch.allclose(found.double(), known, rtol=2e-5, atol=2e-3), name

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from lmcnb.errors import UsageError
-from lmcnb.methods.langevin_diffusion import (
-    BOUNDS,
-    METHODS,
-    initial_values,
-    log_weight,
-    network_of,
-)
+from lmcnb.methods.langevin_diffusion import METHODS, initial_values, log_weight, network_of
 from lmcnb.methods.langevin_diffusion_training import Trainer, Training, log_weights
 from lmcnb.models.targets import Gaussian, make_target
 
@@ -173,6 +167,14 @@ def test_the_gradient_is_that_of_the_reference() -> None:
             found = trainer.gradients[name][r]
             torch.testing.assert_close(found, value, rtol=1e-8, atol=1e-10, msg=name)
         trainer.load_state_dict(trainer_state)
+
+
+BOUNDS = {  # the projection of the paper's code
+    "step_size": (1e-7, 0.5),
+    "damping": (1e-3, math.inf),
+    "persistence": (0.0, 0.99),
+    "knots": (1e-3, math.inf),
+}
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -27,6 +27,13 @@ def test_committed_notebook(name: str) -> None:
     assert problems(ROOT / "notebooks" / f"{name}.ipynb") == []
 
 
+def test_nbval_waits_longer_than_its_five_seconds(request: pytest.FixtureRequest) -> None:
+    waits = {i.output_timeout for i in request.session.items if hasattr(i, "output_timeout")}
+    if not waits:
+        pytest.skip("no notebook cells are collected; make test passes --nbval-lax")
+    assert min(waits) >= 60
+
+
 # A good notebook, and every way to spoil it.
 
 START = """from lmcnb import lab
