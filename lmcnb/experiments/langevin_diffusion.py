@@ -164,9 +164,11 @@ def select(
     gens = [generator(seed, f"select/{cell.name}/{lr}", device) for lr, seed in rows]
     w = log_weights(m, density, trainer.parameters, gens, chains, cell.bridges).mean(1)
     scores: dict[float, dict[str, Any]] = {}
+    lost: dict[float, int] = {}  # seeds that diverged in training or on the fresh chains
     for lr in cell.learning_rates:
         own = [i for i, row in enumerate(rows) if row[0] == lr]
         alive = [float(w[i]) for i in own if diverged[i] is None and math.isfinite(w[i])]
+        lost[lr] = len(own) - len(alive)
         scores[lr] = {
             "elbo": sum(alive) / len(alive) if alive else None,
             "diverged_at": [diverged[i] for i in own],
@@ -174,7 +176,7 @@ def select(
     best = max(
         cell.learning_rates,
         key=lambda lr: (
-            -sum(step is not None for step in scores[lr]["diverged_at"]),
+            -lost[lr],
             -math.inf if scores[lr]["elbo"] is None else scores[lr]["elbo"],
         ),
     )

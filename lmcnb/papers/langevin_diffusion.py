@@ -72,6 +72,15 @@ class Grid(Group):
         default=0.3, description="share of iterations with a falling learning rate"
     )
 
+    @field_validator("targets", "methods", "bridges")
+    @classmethod
+    def _each_once(cls, values: list[V]) -> list[V]:
+        if not values:
+            raise ValueError("at least one is needed")
+        if len(set(values)) < len(values):
+            raise ValueError("each may stand there once")
+        return values
+
     @field_validator("chains", "iterations", "learning_rates", "damping", "step_size")
     @classmethod
     def _has_default(cls, table: dict[str, V]) -> dict[str, V]:

@@ -68,7 +68,7 @@ def test_a_finished_run_is_complete(undisturbed: Path) -> None:
     }
     assert cell["score_evaluations"] == 60 * 4 * 4 * 3  # iterations, rows, chains, K + 1
     assert list(cell["selection"]) == ["0.01", "0.001"]
-    best = max(cell["selection"], key=lambda lr: cell["selection"][lr])
+    best = max(cell["selection"], key=lambda lr: cell["selection"][lr]["elbo"])
     assert repr(cell["learning_rate"]) == best
     for i, own in enumerate(cell["seeds"]):
         assert own["seed"] == [3, 4][i]
@@ -231,8 +231,11 @@ def test_a_diverging_rate_is_on_record_and_loses(tmp_path: Path) -> None:
     own = run(tmp_path, **RING, learning_rates={"default": [1.0, 1e-3]})
     result = train(own)[1]
     assert result["learning_rate"] == 1e-3
-    assert result["selection"]["1.0"] is None
-    assert math.isfinite(result["selection"]["0.001"])
+    lost = result["selection"]["1.0"]
+    assert lost["elbo"] is None
+    assert all(1 < step <= 60 for step in lost["diverged_at"])
+    assert math.isfinite(result["selection"]["0.001"]["elbo"])
+    assert result["selection"]["0.001"]["diverged_at"] == [None, None]
     assert all(seed["diverged_at"] is None for seed in result["seeds"])
     assert all(seed["elbo"] is not None for seed in result["seeds"])
 
@@ -281,7 +284,29 @@ def test_one_diverged_seed_makes_its_rate_lose(
     monkeypatch.setattr(experiments.Trainer, "diverged_at", one_more)
     result = train(run(tmp_path))[1]
     assert result["learning_rate"] != best
-    assert result["selection"][repr(best)] is None
+    before = finished(undisturbed)["mixture-LDVI-2"]["selection"][repr(best)]["elbo"]
+    lost = result["selection"][repr(best)]
+    assert lost["diverged_at"] == [None, 17]
+    assert lost["elbo"] != before  # of the seed that is left
+    assert math.isfinite(lost["elbo"])
+
+
+def test_when_every_rate_loses_a_seed_the_best_of_the_others_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = experiments.Trainer.diverged_at
+
+    def second_seed(self: Any) -> list[int | None]:
+        found = real(self)
+        return [17, None, None, 18] if len(found) == 4 and self.done == 60 else found
+
+    monkeypatch.setattr(experiments.Trainer, "diverged_at", second_seed)
+    result = train(run(tmp_path))[1]
+    elbos = {lr: score["elbo"] for lr, score in result["selection"].items()}
+    assert repr(result["learning_rate"]) == max(elbos, key=elbos.__getitem__)
+    lost = [seed["diverged_at"] for seed in result["seeds"]]
+    assert lost == ([17, None] if result["learning_rate"] == 0.01 else [None, 18])
+    assert [seed["elbo"] is None for seed in result["seeds"]] == [step is not None for step in lost]
 
 
 @pytest.mark.parametrize("bad", [-math.inf, math.inf, math.nan])
@@ -300,7 +325,7 @@ def test_a_rate_whose_fresh_chains_overflow_loses_and_is_no_error(
     monkeypatch.setattr(experiments, "log_weights", overflow)
     result = train(run(tmp_path))[1]
     assert result["learning_rate"] != best
-    assert result["selection"][repr(best)] is None
+    assert result["selection"][repr(best)]["diverged_at"] == [None, None]  # in training
     assert finished(tmp_path)["mixture-LDVI-2"]["learning_rate"] != best
 
 
