@@ -15,7 +15,7 @@ from lmcnb.experiments.langevin_diffusion_report import mean_elbo
 from lmcnb.lab.figures import curve, method_style
 from lmcnb.lab.files import load_checkpoint
 from lmcnb.lab.randomness import generator
-from lmcnb.methods.langevin_diffusion import METHODS
+from lmcnb.methods.langevin_diffusion import METHODS, temperatures
 from lmcnb.methods.langevin_diffusion_fast import Engine
 
 Arrays = dict[str, Any]
@@ -151,12 +151,12 @@ def chain(cell: Cell, chains: int = 400) -> tuple[Any, Arrays]:
     with torch.inference_mode():
         engine.forward(p, noise)
     shown = [0, cell.bridges // 3, 2 * cell.bridges // 3, cell.bridges]
-    states = engine.z[shown, 0].numpy()
+    states = engine.z.all[shown, 0].numpy()
     grid = np.linspace(-4, 4, 161)
     x, y = np.meshgrid(grid, grid)
     points = torch.tensor(np.stack([x, y], -1), dtype=torch.float32)
     height = torch.exp(density(points)).numpy()
-    betas = [0.0, *engine.beta[:, 0, 0, 0].tolist()]
+    betas = [0.0, *temperatures(p["knots"][0], cell.bridges).tolist()]
     fig, axes = plt.subplots(1, 4, figsize=(9.6, 2.7), sharex=True, sharey=True)
     levels = height.max() * np.array([0.02, 0.1, 0.3, 0.6, 0.9])
     for ax, k, state in zip(axes, shown, states, strict=True):

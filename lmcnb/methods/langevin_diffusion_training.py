@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from lmcnb.errors import UsageError
 from lmcnb.kernels.gradients import LogDensity, check_log_density
@@ -118,11 +119,12 @@ class Trainer:
         self.noise = torch.empty(
             rows, bridges + 2, training.chains, dim, dtype=dtype, device=self.device
         )
-        self.scratch = torch.empty_like(self.flat)
+        self.move = torch.empty_like(self.flat)
         self.done = 0
         self.count = torch.zeros(1, dtype=torch.int64, device=self.device)  # the same on the device
+        self.adam_steps = torch.zeros((), dtype=torch.float32, device=self.device)
         self.losses = torch.zeros(training.iterations, rows, dtype=dtype, device=self.device)
-        self.schedule = adam_schedule(training).to(self.flat)
+        self.schedule = rate_factors(training).to(self.flat)
         self._replay: Callable[[], None] | None = None
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -150,15 +152,31 @@ class Trainer:
         loss = self.engine.forward(self.parameters, self.noise).mean(1)
         self.losses.index_add_(0, self.count, loss[None], alpha=-1)
         self.engine.backward(self.gradients)
-        rate, inverse_root = self.schedule.index_select(0, self.count)[0].unbind()
-        self.first.lerp_(self.gradient, 0.1)
-        self.second.mul_(0.999).addcmul_(self.gradient, self.gradient, value=0.001)
-        torch.sqrt(self.second, out=self.scratch).mul_(inverse_root).add_(1e-8)
-        torch.div(self.first, self.scratch, out=self.scratch).mul_(self.rate)
-        self.flat.addcmul_(self.scratch, rate, value=-1)
+        self._adam(self.schedule.index_select(0, self.count)[0])
         for name, (low, high) in BOUNDS.items():
             self.parameters[name].clamp_(low, high)
         self.count += 1
+
+    def _adam(self, factor: Tensor) -> None:
+        """torch's fused Adam moves a vector of zeros, so that every row can have its own rate."""
+        self.move.zero_()
+        adam(
+            [self.move],
+            [self.gradient],
+            [self.first],
+            [self.second],
+            [],
+            [self.adam_steps],
+            lr=factor,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=0.0,
+            amsgrad=False,
+            maximize=False,
+            fused=True,
+        )
+        self.flat.addcmul_(self.move, self.rate)
 
     def _capture(self) -> Callable[[], None]:
         """The iteration as one CUDA graph: warmed up on a side stream, state put back, captured."""
@@ -200,6 +218,7 @@ class Trainer:
         for generator, saved in zip(self.generators, state["generators"], strict=True):
             generator.set_state(saved)
         self.done = int(state["done"])
+        self.adam_steps.fill_(self.done)
 
     def diverged_at(self) -> list[int | None]:
         """Per row, the first iteration (from 1) whose loss was not finite, or None."""
@@ -211,15 +230,13 @@ class Trainer:
         return {name: value[r].clone() for name, value in self.parameters.items()}
 
 
-def adam_schedule(training: Training) -> Tensor:
-    """Per iteration: learning-rate factor with Adam's first correction; 1 / root of the second."""
-    t = torch.arange(1, training.iterations + 1, dtype=torch.float64)
-    factor = torch.ones_like(t)
-    if training.decay > 0:
-        factor = ((training.iterations + 1 - t) / (training.decay * training.iterations)).clamp(
-            max=1
-        )
-    return torch.stack([factor / (1 - 0.9**t), (1 - 0.999**t) ** -0.5], 1)
+def rate_factors(training: Training) -> Tensor:
+    """lr_t / lr for every iteration t."""
+    T = training.iterations
+    left = torch.arange(T, 0, -1, dtype=torch.float64)
+    if training.decay == 0:
+        return torch.ones_like(left)
+    return (left / (training.decay * T)).clamp(max=1)
 
 
 @torch.inference_mode()

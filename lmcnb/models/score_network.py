@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+softplus_into = torch.ops.aten.softplus.out  # softplus(x, beta, threshold, out=...)
 EMBEDDING = 20  # width of the learned embedding of the bridge index
 
 Parameters = Mapping[str, Tensor]
@@ -76,34 +78,42 @@ class Network:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
-        self.K, self.R, self.N, self.d = steps
-        self.n_input, width = n_input, n_input + EMBEDDING
+        K, R, N, d = steps
+        width = n_input + EMBEDDING
 
         def empty(last: int) -> Tensor:
-            return torch.empty(self.R, self.K * self.N, last, dtype=dtype, device=device)
+            return torch.zeros(R, K * N, last, dtype=dtype, device=device)
+
+        def by_bridge(whole: Tensor, start: int, stop: int) -> Tensor:
+            """Columns of a buffer as `(bridges, rows, chains, stop - start)`."""
+            return whole.view(R, K, N, -1)[..., start:stop].transpose(0, 1)
 
         self.x, self.a1, self.a2, self.h1, self.h2 = (empty(width) for _ in range(5))
         self.inner, self.down = empty(width), empty(width)
-        self.output, self.upstream = empty(n_output), empty(n_output)
+        self.raw, self.up = empty(d), empty(d)
+        self.s = torch.zeros(steps, dtype=dtype, device=device)
+        # where z, u and the embedding stand in x, and their derivatives in down
+        edges = [0, d, n_input, width]
+        self.parts, self.bars = (
+            [by_bridge(whole, *edge) for edge in pairwise(edges)] for whole in (self.x, self.down)
+        )
+        self.raw_, self.up_ = by_bridge(self.raw, 0, d), by_bridge(self.up, 0, d)
+        self.sees_u = n_input > d
 
     def forward(self, params: Parameters, z: Tensor, u: Tensor | None = None) -> Tensor:
         """s at every bridge, `(bridges, rows, chains, dim)`, from `net.*` entries of `params`."""
-        x = self.x.view(self.R, self.K, self.N, -1)
-        x[..., : self.d] = z.transpose(0, 1)
-        if self.n_input > self.d and u is not None:
-            x[..., self.d : self.n_input] = u.transpose(0, 1)
-        x[..., self.n_input :] = params["net.embedding"][:, :, None]
-        p = {name: params[f"net.{name}"] for name in ("W1", "b1", "W2", "b2", "W3", "b3", "factor")}
-        for below, a, above, i in (
-            (self.x, self.a1, self.h1, "1"),
-            (self.h1, self.a2, self.h2, "2"),
-        ):
-            torch.baddbmm(p["b" + i][:, None], below, p["W" + i], out=a)
-            torch.ops.aten.softplus.out(a, 1, 20, out=above)
-            above += below
-        torch.baddbmm(p["b3"][:, None], self.h2, p["W3"], out=self.output)
-        s = p["factor"][:, None] * self.output
-        return s.view(self.R, self.K, self.N, self.d).transpose(0, 1)
+
+        def layer(i: str, below: Tensor, out: Tensor) -> Tensor:
+            return torch.baddbmm(params["net.b" + i][:, None], below, params["net.W" + i], out=out)
+
+        self.parts[0].copy_(z)
+        if self.sees_u and u is not None:
+            self.parts[1].copy_(u)
+        self.parts[2].copy_(params["net.embedding"].transpose(0, 1)[:, :, None])
+        softplus_into(layer("1", self.x, self.a1), 1, 20, out=self.h1).add_(self.x)
+        softplus_into(layer("2", self.h1, self.a2), 1, 20, out=self.h2).add_(self.h1)
+        layer("3", self.h2, self.raw)
+        return torch.mul(self.raw_, params["net.factor"][:, :, None], out=self.s)
 
     def backward(
         self, params: Parameters, sbar: Tensor, gradient: Parameters
@@ -118,20 +128,16 @@ class Network:
         Returns:
             Derivatives in z and, if the network sees it, in u, each shaped as `sbar`.
         """
-        up = self.upstream
-        up.view(self.R, self.K, self.N, self.d).copy_(sbar.transpose(0, 1))
-        gradient["net.factor"][:, 0] = (up * self.output).sum((1, 2))
-        up *= params["net.factor"][:, None]
-        torch.sum(up, 1, out=gradient["net.b3"])
-        torch.bmm(self.h2.mT, up, out=gradient["net.W3"])
-        torch.bmm(up, params["net.W3"].mT, out=self.down)
+        torch.mul(sbar, self.raw_, out=self.up_)
+        gradient["net.factor"].copy_(self.up.sum((1, 2))[:, None])
+        torch.mul(sbar, params["net.factor"][:, :, None], out=self.up_)
+        torch.sum(self.up, 1, out=gradient["net.b3"])
+        torch.bmm(self.h2.mT, self.up, out=gradient["net.W3"])
+        torch.bmm(self.up, params["net.W3"].mT, out=self.down)
         for below, a, i in ((self.h1, self.a2, "2"), (self.x, self.a1, "1")):
             torch.sigmoid(a, out=self.inner).mul_(self.down)
             torch.sum(self.inner, 1, out=gradient["net.b" + i])
             torch.bmm(below.mT, self.inner, out=gradient["net.W" + i])
             self.down.baddbmm_(self.inner, params["net.W" + i].mT)
-        xbar = self.down.view(self.R, self.K, self.N, -1)
-        torch.sum(xbar[..., self.n_input :], 2, out=gradient["net.embedding"])
-        along = xbar.transpose(0, 1)
-        second = along[..., self.d : self.n_input] if self.n_input > self.d else None
-        return along[..., : self.d], second
+        torch.sum(self.bars[2].transpose(0, 1), 2, out=gradient["net.embedding"])
+        return self.bars[0], self.bars[1] if self.sees_u else None

@@ -18,6 +18,10 @@ from lmcnb.errors import UsageError
 from lmcnb.kernels.gradients import Product
 
 LOG_2PI = float(np.log(2 * np.pi))
+MANY = (
+    32  # from so many chains on, columns of zeros up to a multiple of 4 save a sixth of a product
+)
+sigmoid_backward = torch.ops.aten.sigmoid_backward.default  # (g, p) -> g p (1 - p), in one pass
 
 
 def standardise(features: ArrayLike) -> NDArray[np.float64]:
@@ -67,28 +71,35 @@ class LogisticRegression:
         signed = design * np.where(y > 0, 1.0, -1.0)[:, None]  # row i: x_i if y_i = 1, else -x_i
         self.name = name
         self.dim = design.shape[1]
+        self._minus_columns = torch.tensor(-signed.T.copy(), dtype=dtype, device=device)
         self._rows = torch.tensor(signed, dtype=dtype, device=device)
-        self._minus_columns = (-self._rows.T).contiguous()
+        padded = np.pad(signed, ((0, 0), (0, -self.dim % 4)))
+        self._padded = torch.tensor(padded, dtype=dtype, device=device)
         self._constant = -0.5 * self.dim * LOG_2PI
 
     def __call__(self, z: Tensor) -> Tensor:
         """sum_i log sigmoid(s_i x_i . w) + log N(w; 0, I), s_i = +1 or -1; gives `(...)`."""
-        likelihood = logsigmoid(z @ self._rows.T).sum(-1)
-        return likelihood - 0.5 * z.square().sum(-1) + self._constant
+        likelihood = logsigmoid(-(z @ self._minus_columns)).sum(-1)
+        return torch.sub(likelihood, z.square().sum(-1), alpha=0.5) + self._constant
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Product]:
         """Score X^T (y - sigmoid(X w)) - w, and v -> -(X^T diag(p (1 - p)) X v + v)."""
-        flat = z.reshape(-1, self.dim)
-        wrong = torch.sigmoid(flat @ self._minus_columns)  # probability of the other label
-        score = torch.addmm(flat, wrong, self._rows, beta=-1)
+        if z.ndim != 2:
+            score, flat_product = self.linearize(z.reshape(-1, self.dim))
+            return score.view(z.shape), lambda v: flat_product(v.reshape(score.shape)).view(v.shape)
+        wrong = torch.mm(z, self._minus_columns).sigmoid_()  # probability of the other label
 
         def product(vector: Tensor) -> Tensor:
-            direction = vector.reshape(-1, self.dim)
-            variance = torch.addcmul(wrong, wrong, wrong, value=-1)
-            change = (direction @ self._minus_columns).mul_(variance)
-            return torch.addmm(direction, change, self._rows, beta=-1).view(vector.shape)
+            change = sigmoid_backward(torch.mm(vector, self._minus_columns), wrong)
+            return self._sum_rows(change, vector)
 
-        return score.view(z.shape), product
+        return self._sum_rows(wrong, z), product
+
+    def _sum_rows(self, weights: Tensor, minus: Tensor) -> Tensor:
+        """`weights` `(chains, n)` times the rows x_i, less `minus`."""
+        if len(minus) < MANY:
+            return torch.addmm(minus, weights, self._rows, beta=-1)
+        return torch.mm(weights, self._padded)[:, : self.dim] - minus
 
 
 def breast_cancer(
