@@ -87,6 +87,7 @@ def modules() -> list[str]:
         for name, module in list(sys.modules.items())
         if f"{name}.".startswith("lmcnb.")
         and name not in LEFT_OUT
+        and not name.endswith("_figures")  # draws what an experiment returned
         and getattr(module, "__file__", None)
     )
 

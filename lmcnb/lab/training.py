@@ -59,7 +59,7 @@ def fit(
         check_every: iterations between looks at the clock and at divergence.
 
     Raises:
-        Paused: the deadline passed; the state is saved.
+        Paused: the deadline passed; the state is saved if there is a `checkpoint`.
     """
     if checkpoint is not None and (state := load_checkpoint(checkpoint)) is not None:
         trainer.load_state_dict(state)
@@ -79,7 +79,5 @@ def fit(
             save_checkpoint(checkpoint, trainer.state_dict())
             saved = time.monotonic()
         if late and trainer.done < iterations:
-            raise Paused(
-                f"time limit reached at iteration {trainer.done} of {iterations}; "
-                "run again to go on"
-            )
+            then = "run again to go on" if checkpoint else "nothing is saved without a checkpoint"
+            raise Paused(f"time limit reached at iteration {trainer.done} of {iterations}; {then}")

@@ -84,16 +84,17 @@ class Engine:
         self.noise_z, self.noise_rho, self.xi = self.noise.split([1, 1, K])
         self.noise_start = self.noise[: 1 if self.overdamped or K == 0 else 2]
         self.h = Buffer(zeros(K) if self.leapfrog else self.rho.after)
-        self.eps, self.c = Buffer(zeros(1, last=1)), Buffer(zeros(1, last=1))
-        self.on_z, self.p = Buffer(zeros(K)), zeros(K)
+        self.eps, self.c, self.p = Buffer(zeros(1)), Buffer(zeros(1)), zeros(K)
+        self.eps_1 = self.eps.all[..., :1]
         self.scores = Buffer(zeros(2, K + 1))
         self.S, self.Q = self.scores.all
         self.plain_weights = torch.zeros(2, K, rows, dtype=dtype, device=device)
         self.weights = self.plain_weights[..., None, None]
         self.Q_weights = self.plain_weights[1, ..., None]
         self.kicks = Buffer(zeros(2, K + 1, last=1))  # of steps 1..K, behind a 0
-        self.on_pair = zeros(2, K, last=1) if self.leapfrog else self.kicks.after
-        self.on_S, self.on_Q = Buffer(self.on_pair[0]), self.on_pair[1]
+        self.kicked = zeros(2, K, last=1) if self.leapfrog else self.kicks.after  # on S and Q
+        self.on = Buffer(zeros(2, K))  # the same, on S and z
+        self.on_S, self.on_z = map(Buffer, self.on.all)
         # backward
         self.pbar, self.tbar, self.rhobar = zeros(K), zeros(K), Buffer(zeros(K + 1))
         self.hbar = Buffer(zeros(K + 1))  # the last stays 0
@@ -128,7 +129,7 @@ class Engine:
             self.total = p["knots"].sum(1)
             raw = (self.matrix @ p["knots"].mT).view_as(self.plain_weights)
             torch.div(raw, self.total, out=self.plain_weights)
-            torch.mul(self.eps.all * self.kick, self.weights, out=self.kicks.after)
+            torch.mul(self.eps_1 * self.kick, self.weights, out=self.kicks.after)
             w = self._overdamped() if self.overdamped else self._underdamped()
         else:
             self._visit(self.z.each[0])
@@ -152,14 +153,16 @@ class Engine:
 
     def _overdamped(self) -> Tensor:
         """z' = z + e_S S + e_Q Q + sqrt(2 eps) xi, as  z' = move + on_S S + on_z z."""
-        move = torch.mul(self.xi, torch.sqrt(self.eps.all + self.eps.all), out=self.z.after)
-        move.addcmul_(self.on_Q, self.mu_precision)
-        torch.addcmul(self.one, self.on_Q, self.minus_precision, out=self.on_z.all)
+        on_S, on_Q = self.kicked
+        move = torch.mul(self.xi, torch.sqrt(self.eps_1 + self.eps_1), out=self.z.after)
+        move.addcmul_(on_Q, self.mu_precision)
+        self.on_S.all.copy_(on_S)
+        torch.addcmul(self.one, on_Q, self.minus_precision, out=self.on_z.all)
         z, chain = self.z.each[0], (self.z.each[1:], self.on_S.each, self.on_z.each)
         for new_z, on_S, on_z in zip(*chain, strict=True):
             z = new_z.addcmul_(self._visit(z), on_S).addcmul_(z, on_z)
         self._after_chain()
-        self.minus_root = -torch.sqrt(self.eps.all * 0.5)
+        self.minus_root = -torch.sqrt(self.eps_1 * 0.5)
         torch.add(self.scores.before, self.scores.after, out=self.work_pair).mul_(self.weights)
         G = torch.sum(self.work_pair, 0, out=self.work)  # g_k(z) + g_k(z') + s
         if self.network is not None:
@@ -179,10 +182,12 @@ class Engine:
         self.c.all.copy_(r.c)
         self.rho.all[:1] = self.noise_rho
         if self.leapfrog:
-            torch.addcmul(self.kicks.after, self.kicks.before, r.c, out=self.on_pair)
-        torch.mul(self.on_Q, self.minus_precision, out=self.on_z.all)
+            torch.addcmul(self.kicks.after, self.kicks.before, r.c, out=self.kicked)
+        on_S, on_Q = self.kicked
         move = torch.mul(self.xi, r.root, out=self.h.all)
-        move.addcmul_(self.on_Q, self.mu_precision)
+        move.addcmul_(on_Q, self.mu_precision)
+        self.on_S.all.copy_(on_S)
+        torch.mul(on_Q, self.minus_precision, out=self.on_z.all)
         (eps,), (c,), z, last = self.eps.each, self.c.each, self.z.each[0], self.rho.each[0]
         chain = self.h.each, self.z.each[1:], self.on_S.each, self.on_z.each
         for h, new_z, on_S, on_z in zip(*chain, strict=True):
@@ -201,7 +206,7 @@ class Engine:
                 u = torch.mul(self.xi, r.root, out=self.work).addcmul_(rho, r.c)
             self.t = self.network.forward(self.params, self.z.before, u)
         if self.noisy_kick:
-            drift = torch.mul(self._bridge(), self.eps.all * -0.5, out=self.drift)
+            drift = torch.mul(self._bridge(), self.eps_1 * -0.5, out=self.drift)
             self.t = drift if self.t is None else drift.add_(self.t)
         if self.t is not None:
             self.p.addcmul_(self.t, r.varsigma, value=-1)
@@ -239,11 +244,11 @@ class Engine:
         self.zbar.all.mul_(self.minus_precision)
         if self.network is not None:
             self.zbar.after.add_(self.network.backward(self.params, Gbar, gradient)[0])
-        zbar, Sbar, on_z, on_S = self.zbar.each, self.Sbar.each, self.on_z.each, self.on_S.each
+        zbar, Sbar, bars, on = (b.each for b in (self.zbar, self.Sbar, self.bars, self.on))
         zbar[-1].addcmul_(self.target_scores[-1], self.wbar).add_(self.products[-1](Sbar[-1]))
         for j in range(self.K - 1, -1, -1):
-            Sbar[j].addcmul_(zbar[j + 1], on_S[j])
-            zbar[j].addcmul_(zbar[j + 1], on_z[j]).add_(self.products[j](Sbar[j]))
+            bars[j].addcmul_(zbar[j + 1], on[j])
+            zbar[j].add_(self.products[j](Sbar[j]))
         moved, eps = self.zbar.after, self.params["step_size"][:, 0]
         d_eps = d_eps / eps + self._dot(moved, self._bridge())
         d_eps += self._dot(moved, self.xi) / torch.sqrt(2 * eps)
@@ -273,16 +278,16 @@ class Engine:
         self.zbar.all.mul_(self.minus_precision)
         if from_z is not None:
             self.zbar.before.add_(from_z)
-        zbar, Sbar, hbar, rhob = self.zbar.each, self.Sbar.each, self.hbar.each, rhobar.each
-        on_z, on_S, (eps,), (c,) = self.on_z.each, self.on_S.each, self.eps.each, self.c.each
+        zbar, Sbar, bars, on = (b.each for b in (self.zbar, self.Sbar, self.bars, self.on))
+        (eps,), (c,), hbar, rhob = self.eps.each, self.c.each, self.hbar.each, rhobar.each
         zbar[-1].addcmul_(self.target_scores[-1], self.wbar)
         if self.leapfrog:
             zbar[-1].add_(self.products[-1](Sbar[-1]))
         for j in range(self.K - 1, -1, -1):
             rhob[j + 1].addcmul_(hbar[j + 1], c)
             torch.addcmul(rhob[j + 1], zbar[j + 1], eps, out=hbar[j])
-            Sbar[j].addcmul_(hbar[j], on_S[j])
-            zbar[j].addcmul_(hbar[j], on_z[j]).add_(zbar[j + 1]).add_(self.products[j](Sbar[j]))
+            bars[j].addcmul_(hbar[j], on[j])
+            zbar[j].add_(zbar[j + 1]).add_(self.products[j](Sbar[j]))
         # parameters, from the adjoints of all steps at once
         first = ubar = self.hbar.before
         if self.noisy_kick:

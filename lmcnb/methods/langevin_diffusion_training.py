@@ -98,10 +98,11 @@ class Trainer:
             dict(initial_values(m, dim, bridges, generators[r], **(initial[r] if initial else {})))
             for r in range(rows)
         ]
-        points = torch.stack([s["mu"] for s in starts]).to(dtype)[:1] + 0.1 * torch.linspace(
-            -1, 1, 2 * dim, dtype=dtype, device=self.device
-        ).view(2, dim) * torch.exp(starts[0]["log_sigma"].to(dtype))
-        check_log_density(log_density, points)
+        finite = [s for s in starts if torch.isfinite(s["mu"] + s["log_sigma"]).all()]
+        if finite:  # else every row starts where an earlier one diverged, and diverges as well
+            mu, sigma = finite[0]["mu"].to(dtype), finite[0]["log_sigma"].to(dtype).exp()
+            offsets = torch.linspace(-0.1, 0.1, 2 * dim, dtype=dtype, device=self.device)
+            check_log_density(log_density, mu + offsets.view(2, dim) * sigma)
         self.names = shapes(m, dim, bridges)
         size = rows * sum(math.prod(shape) for shape in self.names.values())
         self.flat, self.gradient, self.first, self.second = torch.zeros(

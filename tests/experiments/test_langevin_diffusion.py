@@ -124,17 +124,23 @@ def test_the_mean_field_comes_first(tmp_path: Path) -> None:
         experiments.train_cell(cells[0])
 
 
-def test_a_diverged_mean_field_is_named_as_what_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [(4,), (3, 4)])
+def test_what_starts_at_a_diverged_mean_field_diverges_and_is_recorded(
+    tmp_path: Path, lost: tuple[int, ...]
+) -> None:
     own = run(tmp_path)
     experiments.train(
         experiments.mean_field_cells(["mixture"], own.settings.pretrain, own), 1, "mean field"
     )
     path = tmp_path / "cells" / "mixture-MF-0.pt"
     trained = load_checkpoint(path)
-    trained["mu"][1] = math.nan
+    for seed in lost:
+        trained["mu"][seed - 3] = math.nan
     save_checkpoint(path, trained)
-    with pytest.raises(UserError, match="mean field of mixture diverged for seed 4.*pretrain"):
-        train(own)
+    cell = train(own)[1]
+    for seed in cell["seeds"]:
+        assert seed["diverged_at"] == (1 if seed["seed"] in lost else None)
+        assert (seed["elbo"] is None) == (seed["seed"] in lost)
 
 
 def test_a_laplace_start_needs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

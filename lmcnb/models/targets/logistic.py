@@ -79,7 +79,7 @@ class LogisticRegression:
 
     def __call__(self, z: Tensor) -> Tensor:
         """sum_i log sigmoid(s_i x_i . w) + log N(w; 0, I), s_i = +1 or -1; gives `(...)`."""
-        likelihood = logsigmoid(-(z @ self._minus_columns)).sum(-1)
+        likelihood = logsigmoid(z @ self._rows.T).sum(-1)
         return torch.sub(likelihood, z.square().sum(-1), alpha=0.5) + self._constant
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Product]:
