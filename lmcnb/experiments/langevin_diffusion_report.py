@@ -16,6 +16,7 @@ from lmcnb.experiments.langevin_diffusion import (
 )
 from lmcnb.lab import facts
 from lmcnb.lab.claims import compare
+from lmcnb.methods.langevin_diffusion import METHODS
 
 
 def record(run: Any, results: Sequence[dict[str, Any]]) -> None:
@@ -45,6 +46,21 @@ def record(run: Any, results: Sequence[dict[str, Any]]) -> None:
                     diverged=own["diverged_at"] is not None,
                     note=note,
                 )
+
+
+def methods() -> list[dict[str, Any]]:
+    """Rows of the table METHODS, one a method, as a reader wants them."""
+    return [
+        {
+            "method": m.name,
+            "move": m.move,
+            "forward refresh": "none" if m.move == "overdamped" else m.forward,
+            "refresh undone": "none" if m.move == "overdamped" else m.backward,
+            "network sees": m.network or "no network",
+            "source": m.source,
+        }
+        for m in METHODS.values()
+    ]
 
 
 def summary(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
