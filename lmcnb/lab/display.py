@@ -25,7 +25,7 @@ def show(*functions: Any) -> None:
     if not functions:
         raise UsageError("show: name at least one function or class")
     source = "\n\n".join(source_of(function) for function in functions)
-    _display(source, {"text/markdown": f"```python\n{source}\n```"})
+    _code(source, "python")
 
 
 def source_of(function: Any) -> str:
@@ -122,8 +122,17 @@ def ledger(name: str) -> None:
 
 def cite(name: str) -> None:
     """Show the BibTeX of a paper."""
-    bibtex = facts.load(name).citation.bibtex.strip()
-    _display(bibtex, {"text/markdown": f"```bibtex\n{bibtex}\n```"})
+    _code(facts.load(name).citation.bibtex.strip(), "bibtex")
+
+
+def _code(source: str, language: str) -> None:
+    """Colours stand in the tags, since a style sheet does not survive every viewer."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import get_lexer_by_name
+
+    formatter = HtmlFormatter(noclasses=True, nobackground=True, wrapcode=True)
+    _display(source, {"text/html": highlight(source, get_lexer_by_name(language), formatter)})
 
 
 def _display(plain: str, rich: Mapping[str, str]) -> None:

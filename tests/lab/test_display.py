@@ -1,6 +1,7 @@
 """What notebooks show: source, tables, verdicts, the ledger; never a path or an address."""
 
 import functools
+import html
 import re
 
 import numpy as np
@@ -31,7 +32,9 @@ def test_show_gives_the_source_that_runs(displayed):
     (bundle,) = displayed
     assert bundle["text/plain"].startswith("def leapfrog(")
     assert "\n\n@dataclass(frozen=True)\nclass Estimate:" in bundle["text/plain"]
-    assert bundle["text/markdown"] == f"```python\n{bundle['text/plain']}\n```"
+    text = html.unescape(re.sub(r"<[^>]*>", "", bundle["text/html"]))
+    assert text.strip() == bundle["text/plain"]
+    assert re.search(r'<pre[^>]*>.*<span style="color: #[0-9A-F]+', bundle["text/html"])  # coloured
     assert not UNWANTED.search(bundle["text/plain"])
 
 
