@@ -65,7 +65,8 @@ def judge_all(
 
     Returns:
         Rows with `paper`, `id`, `kind`, `where`, `statement`, `paper_value`, `ours` (value,
-        standard_error, seeds, profile, and the cell where a claim has several: the tightest),
+        standard_error, seeds, how many of them diverged, profile, and the cell where a claim has
+        several: the tightest),
         `verdict`, `evidence` (record files), `older_code` (those of them with changed code),
         `reason`, `cells`.
     """
@@ -150,7 +151,7 @@ def _judge(paper: Facts, claim: Claim, evidence: Evidence, changed: Changed | No
     used: dict[str, Record] = {}
     cells = []
     for at in claim.cells():
-        choice = evidence.choose(claim.names(at), claim.profile, claim.seeds)
+        choice = evidence.choose(claim.names(at), claim.profile, claim.seeds, claim.most)
         cells.append(_cell(paper, claim, at, choice))
         used |= {r["id"]: r for r in choice.records}
     older = {r["id"]: list(changed(r)) for r in used.values()} if changed else {}
@@ -202,6 +203,7 @@ def _cell(paper: Facts, claim: Claim, at: Mapping[str, Any], choice: Choice) -> 
                 "value": ours.value,
                 "standard_error": ours.standard_error,
                 "seeds": ours.seeds,
+                "diverged": ours.diverged,
                 "profile": choice.profile,
             },
         }

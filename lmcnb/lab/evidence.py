@@ -5,6 +5,7 @@
   facts list as `scope` (they say what is run, not how) and `n_seeds`. A record whose overrides
   change anything else is set aside: it is not that profile any more. Leaving out a part (`optional`
   in the facts, null or 0) is no such change.
+- Records that agree but for parts that one of them left out judge together as well.
 - A (settings, seed) pair in two records counts once, the newest.
 - A cell is judged by one such group: the highest profile, at least the claim's, that has every
   metric of the cell with enough seeds; among several of that profile the newest. So a partial run
@@ -54,6 +55,8 @@ def read_records(folders: Iterable[str | Path] | None = None) -> list[dict[str, 
 class _Group:
     """Records of one profile and one protocol: per metric and seed the newest entry."""
 
+    parts: dict[str, Any] = field(default_factory=dict)
+    """Settings of the optional parts that some record ran."""
     entries: dict[str, dict[int, tuple[Mapping[str, Any], Record]]] = field(default_factory=dict)
 
 
@@ -77,7 +80,8 @@ class Evidence:
         scope: Sequence[str] = (),
         optional: Sequence[str] = (),
     ) -> None:
-        self._groups: dict[str, dict[str, _Group]] = {profile: {} for profile in PROFILES}
+        self._groups: dict[str, list[_Group]] = {profile: [] for profile in PROFILES}
+        protocols: dict[str, list[_Group]] = {}
         self.set_aside = 0
         """How many records changed settings outside the scope, and therefore do not judge."""
         own = [r for r in records if r["notebook"] == name and r["status"] in ("ok", "diverged")]
@@ -87,19 +91,30 @@ class Evidence:
             if _changed(record.get("overrides") or {}, [*scope, "n_seeds"], optional):
                 self.set_aside += 1
                 continue
-            protocol = json.dumps(_without(record["settings"], [*scope, "n_seeds"]), sort_keys=True)
-            group = self._groups[record["profile"]].setdefault(protocol, _Group())
+            settings = _without(record["settings"], [*scope, "n_seeds"])
+            rest = _without(settings, optional)
+            protocol = json.dumps([record["profile"], rest], sort_keys=True)
+            parts = {key: part for key in optional if (part := _part(settings, key))}
+            alike = protocols.setdefault(protocol, [])
+            group = next((g for g in alike if _agree(g.parts, parts)), None)
+            if group is None:
+                group = _Group()
+                alike.append(group)
+                self._groups[record["profile"]].append(group)
+            group.parts |= parts
             for metric, entries in record["metrics"].items():
                 for entry in entries:
                     group.entries.setdefault(metric, {})[entry["seed"]] = (entry, record)
 
-    def choose(self, names: Sequence[str], profile: str, seeds: int) -> Choice:
-        """The entries that judge the metrics `names`: at least `profile`, at least `seeds`."""
-        allowed = PROFILES[PROFILES.index(profile) :]
+    def choose(
+        self, names: Sequence[str], profile: str, seeds: int, most: str = PROFILES[-1]
+    ) -> Choice:
+        """The entries that judge `names`: from `profile` to `most`, of at least `seeds` seeds."""
+        allowed = PROFILES[PROFILES.index(profile) : PROFILES.index(most) + 1]
         for candidate in reversed(allowed):
             whole = [
                 group
-                for group in self._groups[candidate].values()
+                for group in self._groups[candidate]
                 if all(len(group.entries.get(name, ())) >= seeds for name in names)
             ]
             if whole:
@@ -111,7 +126,7 @@ class Evidence:
         return self.choose([name], PROFILES[0], 1)
 
     def _lacking(self, names: Sequence[str], allowed: Sequence[str], seeds: int) -> str:
-        groups = [group for profile in allowed for group in self._groups[profile].values()]
+        groups = [group for profile in allowed for group in self._groups[profile]]
         absent = [n for n in names if not any(n in group.entries for group in groups)]
         where = " or ".join(allowed)
         if absent:
@@ -145,6 +160,19 @@ def _changed(overrides: Mapping[str, Any], scope: Iterable[str], optional: Seque
         and not (key in optional and not value)
         for key, value in overrides.items()
     )
+
+
+def _part(settings: Mapping[str, Any], key: str) -> Any:
+    """The setting of a dotted key, or None."""
+    found: Any = settings
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _agree(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether the parts that both ran have the same settings."""
+    return all(a[key] == b[key] for key in a.keys() & b.keys())
 
 
 def _without(settings: Mapping[str, Any], scope: Iterable[str], prefix: str = "") -> dict[str, Any]:

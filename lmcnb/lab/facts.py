@@ -12,6 +12,7 @@ A claim names its metrics by templates and ranges over a grid:
     grid = { target = ["sonar"], K = [8, 16], other = ["ULA", "MCD"] }
     exceptions = [{ K = 8, other = "MCD", reason = "a tie in the paper's table" }]
     profile = "laptop"                  # the least that can judge it
+    most = "laptop"                     # the highest that may; default paper
     seeds = 3                           # the fewest distinct seeds
 
 Every combination of the grid is a cell. `along = { K = [64, 32] }` repeats the metric inside a cell
@@ -132,6 +133,7 @@ class Claim(_Strict):
     along: dict[str, list[Number]] = {}
     exceptions: list[dict[str, str | Number]] = []
     profile: Literal["quick", "laptop", "paper"] = "laptop"
+    most: Literal["quick", "laptop", "paper"] = "paper"
     seeds: int = Field(default=3, ge=1)
     share: float = Field(default=0.9, gt=0.0, le=1.0)
     tolerance_reason: str | None = None
@@ -190,6 +192,8 @@ class Claim(_Strict):
             raise ValueError(f"rule {self.rule} needs {', '.join(sorted(lacking))}")
         if not self.metrics:
             raise ValueError("metrics: at least one is needed")
+        if PROFILES.index(self.most) < PROFILES.index(self.profile):
+            raise ValueError(f"most = {self.most!r} is below profile = {self.profile!r}")
         if any(self.parameters.get(k) for k in _ALLOWANCES) and not self.tolerance_reason:
             raise ValueError("a tolerance needs tolerance_reason")
         fits = bool(self.along) == ("x" in accepted) or self.rule == "ordering"

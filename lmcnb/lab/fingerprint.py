@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcnb.errors import UserError
-from lmcnb.lab import checkout
+from lmcnb.lab import checkout, config
 
 # These cannot change a number: they show results, or decide settings, which are in the run id.
 _SHOW = [
@@ -101,11 +101,21 @@ def current(name: str, module_names: Iterable[str]) -> dict[str, Any]:
 
 
 def changed(record: Mapping[str, Any]) -> list[str]:
-    """What differs between the code behind a record and the code now: module names, `notebook`."""
+    """What differs behind a record from now: module names, `notebook`, `profile` (its settings)."""
     code = record["code"]
     now = current(record["notebook"], code["modules"])
     names = [m for m, digest in code["modules"].items() if digest != now["modules"][m]]
-    return names + (["notebook"] if code["notebook"] != now["notebook"] else [])
+    names += ["notebook"] if code["notebook"] != now["notebook"] else []
+    return names + ([] if _same_settings(record) else ["profile"])
+
+
+def _same_settings(record: Mapping[str, Any]) -> bool:
+    """Whether the record's profile and overrides still give its settings."""
+    try:
+        now = config.resolve(record["notebook"], record["profile"], record.get("overrides"))
+    except UserError:
+        return False
+    return bool(now.model_dump(mode="json") == record["settings"])
 
 
 def package() -> str:

@@ -54,6 +54,8 @@ def show_ours(row: Row) -> str:
     value, error = ours["value"], ours["standard_error"]
     number = "diverged" if value is None else _number(value, error)
     seeds = f"{ours['seeds']} seed{'s' * (ours['seeds'] != 1)}"
+    if ours["diverged"] and value is not None:
+        seeds = f"{ours['seeds'] - ours['diverged']} of {seeds}, others diverged"
     return f"{number} ({seeds}, {ours['profile']})"
 
 

@@ -175,8 +175,9 @@ def slope(
 ) -> Outcome:
     """The slope of log y against log x lies in [low, high]; y is the metric, or `offset` minus it.
 
-    A y that is not positive has no logarithm: not reproduced. The direction holds when the slope
-    has the sign that the bounds ask for.
+    Reproduced: within the bounds by more than `NOISE` standard errors. The direction holds when the
+    slope has the sign that the bounds ask for. A y that is not positive has no logarithm: not
+    reproduced.
     """
     estimates = [estimate(entries) for entries in samples]
     lost = max(e.diverged for e in estimates)
@@ -194,7 +195,9 @@ def slope(
     error = math.sqrt(math.fsum((w * s) ** 2 for w, s in zip(weights, errors, strict=True)))
     slack = min(number - low, high - number) + tolerance
     sign_holds = (high <= 0 and number < 0) or (low >= 0 and number > 0)
-    return _outcome(slack >= 0, sign_holds, Estimate(number, error, seeds, lost), slack)
+    note = "within the noise" if 0 <= slack < NOISE * error else ""
+    clear = slack >= NOISE * error
+    return _outcome(clear, sign_holds, Estimate(number, error, seeds, lost), slack, note)
 
 
 def exact(samples: Samples, *, value: float = 0.0, tolerance: float) -> Outcome:
@@ -226,7 +229,8 @@ def _quantity(samples: Samples) -> Estimate:
 
 
 def _minus(a: Estimate, b: Estimate) -> Estimate:
-    seeds, lost = min(a.seeds, b.seeds), max(a.diverged, b.diverged)
+    worst = max(a, b, key=lambda e: (e.diverged / e.seeds, -e.seeds))
+    seeds, lost = worst.seeds, worst.diverged
     if a.value is None or b.value is None:
         return Estimate(None, None, seeds, lost)
     errors = (a.standard_error, b.standard_error)

@@ -180,6 +180,27 @@ def test_records_of_other_settings_are_not_pooled(order):
     assert order(*together)["verdict"] == "reproduced"
 
 
+def test_a_part_left_out_does_not_keep_records_apart(order):
+    def at(seed, id, schemes):
+        values = {seed: 3.0}, {seed: 1.0}
+        settings = {"lr": 1.0, "schemes": schemes}
+        return record(both(*values) | both(*values, K=16), id, settings=settings)
+
+    whole, without = at(0, "a", {"steps": 5}), at(1, "b", None)
+    assert order(whole, without)["verdict"] == order(without, whole)["verdict"] == "reproduced"
+    assert order(whole, at(1, "c", {"steps": 6}))["verdict"] == "not run"
+    assert order(whole, at(1, "c", {"steps": 5}))["verdict"] == "reproduced"
+
+
+def test_a_claim_may_be_kept_to_a_lower_profile(tmp_path):
+    write(tmp_path, ORDER.replace("seeds = 2", 'seeds = 2\nmost = "laptop"'))
+    laptop = record(both(*GOOD) | both(*GOOD, K=16), "laptop")
+    paper = record(both(*BAD) | both(*BAD, K=16), "paper", "paper")
+    (row,) = claims.judge_all(["demo"], [laptop, paper], root=tmp_path)
+    assert row["verdict"] == "reproduced"
+    assert row["evidence"] == ["laptop"]
+
+
 def test_among_protocols_of_one_profile_the_newest_judges(order):
     old = record(both(*BAD) | both(*BAD, K=16), "old")
     new = record(
@@ -225,6 +246,7 @@ def test_a_diverged_seed_counts(order):
     assert row["cells"][0]["verdict"] == "direction only"
     assert row["verdict"] == "direction only"
     assert row["cells"][0]["reason"] == "1 of 3 seeds diverged"
+    assert report.show_ours(row).endswith("(2 of 3 seeds, others diverged, laptop)")
 
 
 def test_older_code_is_marked_and_stays_evidence(order):
@@ -318,6 +340,7 @@ def test_compare_puts_tables_beside_our_numbers(tmp_path):
         (("grid = { K", "grid = { k"), "metrics use"),
         (("seeds = 2", "exceptions = [{ K = 8 }]"), "needs keys of the grid and a reason"),
         (('id = "order"', 'id = "order"\nprofile = "huge"'), "'quick', 'laptop' or 'paper'"),
+        (("seeds = 2", 'most = "quick"'), "most = 'quick' is below profile = 'laptop'"),
     ],
 )
 def test_a_broken_claim_is_refused_by_name(tmp_path, change, message):

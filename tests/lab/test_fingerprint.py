@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmcnb.lab import fingerprint
+from lmcnb.lab import config, fingerprint
 
 CODE = '''
 """A module."""
@@ -82,13 +82,19 @@ def test_a_notebook_is_its_code_cells(tmp_path: Path) -> None:
 
 def test_a_record_knows_what_changed(toy: Path) -> None:
     names = ["lmcnb.lab.files", "lmcnb.lab.machine"]
-    record = {"notebook": "toy", "code": fingerprint.current("toy", names)}
+    settings = config.resolve("toy", "quick").model_dump(mode="json")
+    record = {"notebook": "toy", "profile": "quick", "overrides": {}, "settings": settings}
+    record["code"] = fingerprint.current("toy", names)
     assert fingerprint.changed(record) == []
     record["code"]["modules"]["lmcnb.lab.machine"] = "0" * 16
     record["code"]["modules"]["lmcnb.gone"] = "0" * 16
     notebook = toy / "notebooks" / "toy.ipynb"
     notebook.write_text(notebook.read_text().replace("0.9 * x", "0.8 * x"))
     assert fingerprint.changed(record) == ["lmcnb.lab.machine", "lmcnb.gone", "notebook"]
+    profiles = toy / "notebooks" / "profiles" / "toy.toml"
+    profiles.write_text(profiles.read_text().replace("steps = 5", "steps = 6"))
+    assert fingerprint.changed(record)[-1] == "profile"
+    assert fingerprint.changed(record | {"profile": "gone"})[-1] == "profile"
 
 
 def test_what_only_shows_is_left_out() -> None:

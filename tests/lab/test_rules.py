@@ -113,12 +113,22 @@ def test_slope_of_a_power_law_is_its_power(power, scale):
 
 def test_slope_of_the_gap_to_an_offset_and_its_bounds():
     x = [8, 16, 32]
-    samples = [entries(-3.0 - 5.0 / v) for v in x]  # the gap to -3 falls like 1/K
+    samples = [entries(-3.0 - 5.0 / v, se=1e-4) for v in x]  # the gap to -3 falls like 1/K
     assert verdict(rules.slope, *samples, x=x, offset=-3.0, high=-0.9) == REPRODUCED
     assert verdict(rules.slope, *samples, x=x, offset=-3.0, high=-1.1) == DIRECTION_ONLY
     assert verdict(rules.slope, *samples, x=x, offset=-3.0, high=-1.1, tolerance=0.2) == REPRODUCED
     assert verdict(rules.slope, *samples[::-1], x=x, offset=-3.0, high=-0.9) == NOT_REPRODUCED
     assert verdict(rules.slope, *samples, x=x, offset=-4.0, high=-0.9) == NOT_REPRODUCED
+
+
+def test_a_slope_within_the_noise_of_its_bound_is_direction_only():
+    x = [8, 16, 32, 64]
+    samples = [entries(10.0 / v**0.5, se=0.05) for v in x]
+    error = rules.slope(samples, x=x, high=0.0).ours.standard_error
+    assert verdict(rules.slope, *samples, x=x, high=-0.5 + 2.1 * error) == REPRODUCED
+    near = rules.slope(samples, x=x, high=-0.5 + 1.9 * error)
+    assert (near.verdict, near.note) == (DIRECTION_ONLY, "within the noise")
+    assert rules.slope(samples, x=x, high=-0.6).note == ""
 
 
 def test_slope_error_is_the_one_of_repeated_draws():
@@ -148,7 +158,7 @@ HOLDING = {
     "at_most": ([1.0], {"value": 2.0}),
     "interval": ([2.0], {"value": 2.0, "tolerance": 0.1}),
     "ordering": ([3.0, 1.0], {}),
-    "slope": ([1.0, 2.0], {"x": [1.0, 2.0], "low": 0.9, "high": 1.1}),
+    "slope": ([1.0, 2.0], {"x": [1.0, 2.0], "low": 0.5, "high": 1.5}),
     "exact": ([2.0], {"value": 2.0, "tolerance": 0.1}),
 }
 
@@ -165,6 +175,14 @@ def test_a_diverged_seed_is_never_reproduced(name):
     all_lost = rule([entries(None, None, None) for _ in values], **parameters)
     assert all_lost.verdict == NOT_REPRODUCED
     assert all_lost.ours.value is None
+
+
+def test_the_worse_side_of_a_difference_counts_its_diverged_seeds():
+    five, three = entries(1.0, 1.0, 1.0, None, None), entries(3.0, 3.0, 3.0)
+    outcome = rules.ordering([three, five])
+    assert (outcome.ours.diverged, outcome.ours.seeds) == (2, 5)
+    assert outcome.verdict == DIRECTION_ONLY
+    assert rules.ordering([five, entries(0.0, 0.0, 0.0)]).verdict == DIRECTION_ONLY
 
 
 def test_a_diverged_baseline_does_not_help_the_winner():

@@ -83,6 +83,8 @@ def test_samples_of_the_replication_and_its_gaps():
 def test_the_paper_s_claims_hold_in_its_own_tables():
     for row in claims.judge(PAPER, []):
         assert row["verdict"] == "not run"
+        if row["kind"] in ("check", "finding"):
+            continue
         for cell in row["cells"]:
             if cell["paper"] is not None and cell["excepted"] is None:
                 assert cell["paper_verdict"] == REPRODUCED, (row["id"], cell)
@@ -110,6 +112,7 @@ def world():
     """A number for every metric that a claim names, such that all claims hold."""
     numbers = {name: entry["value"] for name, entry in TABLES["paper"].items()}
     numbers |= {name: entry["value"] for name, entry in TABLES["paper_vi"].items()}
+    numbers |= {name: entry["value"] for name, entry in TABLES["mean_field_optimum"].items()}
     for name, entry in TABLES["log_z"].items():
         target = name.split("/")[1]
         for K in (8, 16, 32, 64):
@@ -127,6 +130,7 @@ def world():
                 best, fixed = (numbers[f"elbo/{target}/K={K}/{m}"] for m in ("LDVI", "UHA"))
                 numbers[f"elbo/{target}/K={K}/a-lp-sna"] = best - 0.2
                 numbers[f"elbo/{target}/K={K}/e-lp"] = fixed
+                numbers[f"elbo/{target}/K={K}/ea-lp-sn"] = best - 0.1
                 numbers[f"elbo/{target}/K={K}/a-lp"] = fixed - 0.9
     for claim in PAPER.claim:
         for name in names(claim):
@@ -140,20 +144,24 @@ def world():
 WORLD = world()
 
 
-def record(numbers, se=0.005):
+def record(numbers, profile="paper"):
     metrics = {
-        name: [{"seed": s, "value": v, "se": se, "diverged": False} for s in range(3)]
+        name: [{"seed": s, "value": v, "se": error(name), "diverged": False} for s in range(3)]
         for name, v in numbers.items()
     }
     return {
-        "id": "r", "notebook": PAPER.name, "profile": "paper", "status": "ok", "settings": {},
+        "id": "r", "notebook": PAPER.name, "profile": profile, "status": "ok", "settings": {},
         "finished": "2024-01-01", "metrics": metrics,
     }  # fmt: skip
 
 
+def error(name):
+    return None if name.startswith("exact/q_is_p") else 0.005
+
+
 def judge(claim, metrics):
     paper = PAPER.model_copy(update={"claim": [claim]})
-    return claims.judge(paper, [record({}) | {"metrics": metrics}])[0]
+    return claims.judge(paper, [record({}, claim.most) | {"metrics": metrics}])[0]
 
 
 def flips(claim, metrics, name):
@@ -201,6 +209,12 @@ def test_a_lower_profile_or_too_few_seeds_do_not_judge(claim):
     right = record({name: WORLD[name] for name in names(claim)})
     lower = facts.PROFILES[: facts.PROFILES.index(claim.profile)]
     for profile in lower:
+        rows = claims.judge(
+            PAPER.model_copy(update={"claim": [claim]}), [right | {"profile": profile}]
+        )
+        assert rows[0]["verdict"] == "not run"
+    above = facts.PROFILES[facts.PROFILES.index(claim.most) + 1 :]
+    for profile in above:
         rows = claims.judge(
             PAPER.model_copy(update={"claim": [claim]}), [right | {"profile": profile}]
         )
