@@ -46,6 +46,14 @@ def record(run: Any, results: Sequence[dict[str, Any]]) -> None:
                     diverged=own["diverged_at"] is not None,
                     note=note,
                 )
+            if own["last_500_losses"] is not None:
+                run.metric(
+                    f"last_500/{name}/{last}",
+                    own["last_500_losses"],
+                    seed=own["seed"],
+                    estimator="mean of the last 500 training losses, as the paper reports",
+                    split="training",
+                )
 
 
 def methods() -> list[dict[str, Any]]:
@@ -72,7 +80,9 @@ def summary(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         key = (cell.get("label", cell["target"]), cell["bridges"])
         row = table.setdefault(key, {"target": key[0], "K": key[1]})
-        row[cell["method"]] = mean_elbo(result)
+        lost = sum(own["elbo"] is None for own in result["seeds"])
+        diverged = f"{lost} of {len(result['seeds'])} seeds diverged"
+        row[cell["method"]] = diverged if lost else mean_elbo(result)
     return list(table.values())
 
 
@@ -91,9 +101,13 @@ def mean_elbo(result: dict[str, Any]) -> tuple[float, float] | None:
 def results_table(records: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """The paper, its replication and our recorded runs on one target: rows by K and source."""
     sources: dict[str, list[dict[str, Any]]] = {}
-    for profile in ("laptop", "paper"):
-        found = compare("langevin_diffusion", records, f"elbo/{name}/", profile=profile)
-        sources[f"ours, {profile}"] = [row | {"value": row["ours"]} for row in found]
+    for source, profile, metric in (
+        ("ours, laptop", "laptop", "elbo"),
+        ("ours, paper", "paper", "elbo"),
+        ("ours, paper, last 500 losses", "paper", "last_500"),
+    ):
+        found = compare("langevin_diffusion", records, f"{metric}/{name}/", profile=profile)
+        sources[source] = [row | {"value": _with_lost(row)} for row in found]
     both = sources["ours, paper"]
     sources = {
         "paper": [row | {"value": row["paper"]} for row in both],
@@ -109,6 +123,15 @@ def results_table(records: Sequence[dict[str, Any]], name: str) -> list[dict[str
             own = table.setdefault((K, order), {"K": K, "source": source})
             own[parts[3]] = row["value"]
     return [table[key] for key in sorted(table)]
+
+
+def _with_lost(row: dict[str, Any]) -> Any:
+    """Our value of a compared row; words instead where seeds diverged."""
+    if not row["diverged"]:
+        return row["ours"]
+    value = row["ours"][0]
+    kept = f"{row['seeds'] - row['diverged']} of {row['seeds']} seeds"
+    return "diverged" if value is None else f"{value:.2f} ({kept})"
 
 
 def _table(identity: str) -> dict[str, float]:

@@ -109,7 +109,7 @@ def compare(
 
     Returns:
         Rows with `metric`, a column for each table (value and sd), `ours` (value and standard
-        error), `seeds` and `profile`.
+        error), `seeds`, `diverged` (how many of them) and `profile`.
     """
     paper = facts.load(name, root)
     kept = [r for r in records if profile is None or r["profile"] == profile]
@@ -127,6 +127,7 @@ def compare(
         ours = estimate(choice.samples[0]) if choice.profile else None
         row["ours"] = None if ours is None else (ours.value, ours.standard_error)
         row |= {"seeds": ours.seeds if ours else None, "profile": choice.profile}
+        row["diverged"] = ours.diverged if ours else 0
         rows.append(row)
     return rows
 

@@ -246,6 +246,15 @@ def test_a_diverging_rate_is_on_record_and_loses(tmp_path: Path) -> None:
     assert all(seed["elbo"] is not None for seed in result["seeds"])
 
 
+def test_diverged_seeds_are_told_in_the_tables(undisturbed: Path) -> None:
+    cell = json.loads((undisturbed / "cells" / "mixture-LDVI-2.json").read_text())
+    (row,) = report.summary([cell])
+    assert math.isfinite(row["LDVI"][0])
+    cell["seeds"][0]["elbo"] = None
+    (row,) = report.summary([cell])
+    assert row["LDVI"] == "1 of 2 seeds diverged"
+
+
 def test_when_every_rate_diverges_the_step_is_recorded(tmp_path: Path) -> None:
     own = run(tmp_path, **RING, learning_rates={"default": [1.0]}, iterations={"default": 400})
     result = train(own)[1]
@@ -359,15 +368,20 @@ def test_fresh_chains_that_overflow_count_as_diverged(
 def test_results_enter_the_record(undisturbed: Path) -> None:
     own, entries, counted = run(undisturbed), {}, []
     own.metric = lambda name, value, *, seed, **rest: entries.update(
-        {(name, seed): (value, rest["se"], rest["n"], rest["diverged"], rest["note"])}
+        {(name, seed): (value, *map(rest.get, ("se", "n", "diverged", "note")))}
     )
     own.count = lambda name, n: counted.append(n)
     results = train(own)
     report.record(own, results)
     labels = ("MF", "K=2/LDVI")
     assert set(entries) == {
-        (f"{m}/mixture/{label}", s) for m in ("elbo", "log_z") for label in labels for s in (3, 4)
+        (f"{metric}/mixture/{label}", seed)
+        for metric in ("elbo", "log_z", "last_500")
+        for label in labels
+        for seed in (3, 4)
     }
+    last = results[1]["seeds"][0]["last_500_losses"]
+    assert entries["last_500/mixture/K=2/LDVI", 3] == (last, None, None, None, None)
     first = results[1]["seeds"][0]["elbo"]
     expected = (first["value"], first["se"], 400, False, None)
     assert entries["elbo/mixture/K=2/LDVI", 3] == expected
