@@ -35,6 +35,14 @@ from lmcnb.models import score_network
 Network = Callable[[Tensor, int], Tensor]
 
 
+_SCALES = {  # (forward refresh, backward refresh): factors of s that go with them
+    ("euler", "euler"): ("2a",),
+    ("exact", "euler"): ("2a",),
+    ("exact", "exact"): ("2(1-eta)", "2"),
+    ("persistence", "persistence"): ("2(1-eta)", "2"),
+}
+
+
 @dataclass(frozen=True)
 class Method:
     """A forward transition and a backward kernel (2208.07743, section 4, and its code)."""
@@ -51,6 +59,22 @@ class Method:
     scale: Literal["2a", "2(1-eta)", "2", "eps"] = "2a"
     """Factor of s in the mean of the backward kernel."""
     source: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what no row of the paper or its code needs, and the fast version does not have.
+
+        Raises:
+            UsageError: move, refreshes, network and scale do not fit.
+        """
+        silent, scales = self.network is None, _SCALES.get((self.forward, self.backward), ())
+        if self.move == "overdamped":
+            fits = silent or (self.network == "new z" and self.scale == "eps")
+        else:
+            known = self.scale != "eps" if silent else self.scale in scales
+            fits = bool(scales) and known and self.network != "new z"
+            fits = fits and (self.move != "euler" or self.forward == self.backward == "euler")
+        if not fits:
+            raise UsageError(f"{self}: move, refreshes, network and scale do not fit together")
 
 
 METHODS: dict[str, Method] = {

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 softplus_into = torch.ops.aten.softplus.out  # softplus(x, beta, threshold, out=...)
+THRESHOLD = 40  # above it softplus is the identity, in float64 as well; torch's default 20 is not
 EMBEDDING = 20  # width of the learned embedding of the bridge index
 
 Parameters = Mapping[str, Tensor]
@@ -54,8 +55,8 @@ def initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
 
 def forward(p: Parameters, x: Tensor) -> Tensor:
     """Output `(rows, batch, dim)` for inputs `x` `(rows, batch, width)`, embedding included."""
-    h1 = x + softplus(torch.baddbmm(p["b1"][:, None], x, p["W1"]))
-    h2 = h1 + softplus(torch.baddbmm(p["b2"][:, None], h1, p["W2"]))
+    h1 = x + softplus(torch.baddbmm(p["b1"][:, None], x, p["W1"]), threshold=THRESHOLD)
+    h2 = h1 + softplus(torch.baddbmm(p["b2"][:, None], h1, p["W2"]), threshold=THRESHOLD)
     return p["factor"][:, None] * torch.baddbmm(p["b3"][:, None], h2, p["W3"])
 
 
@@ -110,8 +111,8 @@ class Network:
         if self.sees_u and u is not None:
             self.parts[1].copy_(u)
         self.parts[2].copy_(params["net.embedding"].transpose(0, 1)[:, :, None])
-        softplus_into(layer("1", self.x, self.a1), 1, 20, out=self.h1).add_(self.x)
-        softplus_into(layer("2", self.h1, self.a2), 1, 20, out=self.h2).add_(self.h1)
+        softplus_into(layer("1", self.x, self.a1), 1, THRESHOLD, out=self.h1).add_(self.x)
+        softplus_into(layer("2", self.h1, self.a2), 1, THRESHOLD, out=self.h2).add_(self.h1)
         layer("3", self.h2, self.raw)
         return torch.mul(self.raw_, params["net.factor"][:, :, None], out=self.s)
 

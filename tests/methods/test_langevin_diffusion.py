@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lmcnb.experiments import langevin_diffusion_exact as exact
 from lmcnb.experiments import langevin_diffusion_identities as same
 from lmcnb.methods import langevin_diffusion as ld
 
+CHOICES = ("forward", "backward", "network", "scale")
 ROWS = [*exact.KNOWN, "UHA_EM", "LDVI_EM", "a-lp-sna", "e-lp", "e-lp-sna", "ea-lp-sn", "me_e"]
 
 
@@ -144,6 +146,25 @@ def test_unknown_names_are_refused():
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(UsageError, match="allowed: mu"):
         dict(ld.initial_values(ld.METHODS["ULA"], 2, 3, generator, gamma=1.0))
+
+
+@pytest.mark.parametrize("move", get_args(get_type_hints(ld.Method)["move"]))
+def test_a_combination_of_choices_is_computed_by_both_codes_or_refused(move, monkeypatch):
+    hints = get_type_hints(ld.Method)
+    rest = [get_args(hints[name]) for name in CHOICES]
+    computed = 0
+    for choice in itertools.product(*rest):
+        try:
+            m = ld.Method("new", move, *choice)
+        except UsageError as refused:
+            assert "do not fit together" in str(refused)
+            continue
+        monkeypatch.setitem(ld.METHODS, "new", m)
+        assert same.gradient_error("new", dim=2, bridges=2, chains=3) < 1e-9, choice
+        computed += 1
+    assert computed >= 3
+    for m in ld.METHODS.values():
+        assert ld.Method("again", *(getattr(m, f) for f in ("move", *CHOICES)))
 
 
 def test_all_twelve_methods_of_the_issue_stand_in_the_table():
