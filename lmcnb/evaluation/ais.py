@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lmcnb.errors import UsageError
 from lmcnb.evaluation.estimators import Estimate, effective_sample_size, log_mean_exp
 from lmcnb.kernels import hmc
 from lmcnb.kernels.gradients import LogDensity, Product, value_and_score
@@ -27,7 +28,7 @@ class AISResult(NamedTuple):
     effective_samples: float  # (sum w)^2 / sum w^2
     log_weights: Tensor  # (particles,)
     positions: Tensor  # (particles, dim), weighted draws from the target
-    acceptance: Tensor  # (steps,), mean acceptance probability at each temperature
+    acceptance: Tensor  # (steps - 1,), mean acceptance probability at each temperature
 
 
 class _Bridge:
@@ -86,6 +87,9 @@ def ais(
     Returns:
         The estimate with its standard error and effective number of samples, and diagnostics.
     """
+    for name, value in (("particles", particles), ("steps", steps)):
+        if value < 1:
+            raise UsageError(f"{name}={value!r}: an integer of at least 1 is needed")
     bridge = _Bridge(log_density, mean, root)
     kind: dict[str, Any] = {"dtype": mean.dtype, "device": mean.device}
     u = torch.randn(particles, len(mean), generator=generator, **kind)
@@ -105,5 +109,5 @@ def ais(
         effective_sample_size(log_weights),
         log_weights,
         bridge.place(u),
-        torch.stack(acceptance),
+        torch.stack(acceptance) if acceptance else torch.zeros(0, **kind),
     )

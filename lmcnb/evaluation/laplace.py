@@ -79,7 +79,8 @@ def find_mode(log_density: LogDensity, start: Tensor, max_steps: int = 5000) -> 
         z = z + step
         if float(score @ step) < 1e-12:  # twice the distance to the top of the parabola, in nats
             return z
-    raise UserError("no mode found: the log density has no smooth maximum near the start")
+    hint = "" if z.dtype == torch.float64 else "; try float64"
+    raise UserError(f"no mode found: the log density has no smooth maximum near the start{hint}")
 
 
 def laplace(log_density: LogDensity, start: Tensor, max_steps: int = 5000) -> Laplace:

@@ -85,12 +85,17 @@ def check_log_density(log_density: LogDensity, points: Tensor) -> None:
 
     Raises:
         UsageError: the density is not callable, raises, gives something else than one finite
-            number per point, lets one point influence another, or has a score that is not finite.
+            number per point, lets one point influence another, has another dimension, or has a
+            score that is not finite or, if its own (`linearize`), not the gradient.
     """
     name = getattr(log_density, "name", getattr(log_density, "__name__", "log_density"))
     if not callable(log_density):
         raise UsageError(f"target {name!r} is not callable: give a function (..., dim) -> (...)")
     n, dim = points.shape
+    own = getattr(log_density, "dim", dim)
+    if own != dim:
+        raise UsageError(f"target {name!r} has dim = {own}, not {dim}")
+    rtol, atol = (1e-9, 1e-9) if points.dtype == torch.float64 else (2e-5, 1e-4)
 
     def attempt(function: Callable[[LogDensity, Tensor], V], z: Tensor, what: str) -> V:
         try:
@@ -118,12 +123,16 @@ def check_log_density(log_density: LogDensity, points: Tensor) -> None:
             f"target {name!r} has a score that is not finite at every one of {n} points"
         )
     one, alone = value_and_score(log_density, points[:1])
-    if not torch.allclose(one, value[:1], rtol=1e-3, atol=1e-3) or not torch.allclose(
+    if not torch.allclose(one, value[:1], rtol=rtol, atol=atol) or not torch.allclose(
         alone, gradient[:1], rtol=1e-3, atol=1e-3 * float(gradient[:1].abs().max())
     ):
         raise UsageError(
             f"target {name!r} mixes samples: a point's value or score depends on the others"
         )
+    if hasattr(log_density, "linearize"):
+        plain = value_and_score(lambda z: log_density(z), points)[1]
+        if not torch.allclose(gradient, plain, rtol=1e-2, atol=1e-2 * float(plain.abs().max())):
+            raise UsageError(f"target {name!r}: its linearize gives a score that is no gradient")
     batched = attempt(lambda f, z: f(z), points[None], "on")
     if batched.shape != (1, n):
         raise UsageError(

@@ -259,7 +259,16 @@ def initial_values(
     unknown = set(overrides) - set(INITIAL)
     if unknown:
         raise UsageError(f"initial value for {sorted(unknown)}; allowed: {', '.join(INITIAL)}")
-    for name, shape in shapes(m, dim, bridges).items():
+    sizes = shapes(m, dim, bridges)
+    for name, given in overrides.items():
+        value, (low, high) = torch.as_tensor(given), BOUNDS.get(name, (-math.inf, math.inf))
+        if value.ndim > 1 or value.numel() not in (1, *sizes[name]):
+            raise UsageError(
+                f"initial {name} of shape {tuple(value.shape)}: one number or {sizes[name]} needed"
+            )
+        if ((value < low) | (value > high)).any():
+            raise UsageError(f"initial {name} = {given}: must be between {low:g} and {high:g}")
+    for name, shape in sizes.items():
         if name.startswith("net."):
             yield name, score_network.initial(name.removeprefix("net."), shape, generator)
         else:

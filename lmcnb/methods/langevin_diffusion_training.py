@@ -42,7 +42,7 @@ class Training:
 
     def __post_init__(self) -> None:
         for name, value, low in (("iterations", self.iterations, 1), ("chains", self.chains, 1)):
-            if not isinstance(value, int) or value < low:
+            if type(value) is not int or value < low:
                 raise UsageError(f"{name}={value!r}: an integer of at least {low} is needed")
         if not 0 <= self.decay <= 1:
             raise UsageError(f"decay={self.decay!r}: a share between 0 and 1 is needed")
@@ -79,10 +79,9 @@ class Trainer:
         Raises:
             UsageError: impossible sizes, or a target that fails `check_log_density`.
         """
-        if not isinstance(bridges, int) or bridges < 0:
-            raise UsageError(f"bridges={bridges!r}: an integer of at least 0 is needed")
-        if not isinstance(dim, int) or dim < 1:
-            raise UsageError(f"dim={dim!r}: an integer of at least 1 is needed")
+        for name, value, low in (("bridges", bridges, 0), ("dim", dim, 1)):
+            if type(value) is not int or value < low:
+                raise UsageError(f"{name}={value!r}: an integer of at least {low} is needed")
         rows = len(generators)
         if rows < 1 or len(learning_rates) != rows:
             raise UsageError(
@@ -93,6 +92,16 @@ class Trainer:
                 f"learning_rates={list(learning_rates)!r}: positive numbers are needed"
             )
         self.training, self.generators, self.rows = training, list(generators), rows
+        self.made_for = {
+            "method": m.name,
+            "bridges": bridges,
+            "dim": dim,
+            "chains": training.chains,
+            "iterations": training.iterations,
+            "decay": training.decay,
+            "learning_rates": list(learning_rates),
+            "dtype": str(dtype),
+        }
         self.device = generators[0].device
         starts = [
             dict(initial_values(m, dim, bridges, generators[r], **(initial[r] if initial else {})))
@@ -137,7 +146,9 @@ class Trainer:
         }
 
     def step(self) -> None:
-        """One iteration of every row."""
+        """One iteration of every row; refused beyond `training.iterations`."""
+        if self.done >= self.training.iterations:
+            raise UsageError(f"step: all {self.training.iterations} iterations are done")
         if self.device.type == "cuda":
             if self._replay is None:
                 self._replay = self._capture()
@@ -200,7 +211,8 @@ class Trainer:
         """Everything that decides the rest of the run, copied to the host."""
         tensors = {k: getattr(self, k) for k in ("flat", "first", "second", "count", "losses")}
         return {
-            "format": 1,
+            "format": 2,
+            "made_for": self.made_for,
             "done": self.done,
             "tensors": {k: v.detach().cpu().clone() for k, v in tensors.items()},
             "generators": [g.get_state() for g in self.generators],
@@ -210,10 +222,18 @@ class Trainer:
         """Put back a `state_dict` of a trainer built with the same arguments.
 
         Raises:
-            UsageError: an unknown format or other sizes.
+            UsageError: an unknown format, or another method, size or training; nothing is changed.
         """
-        if state.get("format") != 1 or state["tensors"]["flat"].shape != self.flat.shape:
-            raise UsageError("checkpoint: made with another format, method or size; start afresh")
+        if state.get("format") != 2:
+            raise UsageError(f"checkpoint: unknown format {state.get('format')!r}; start afresh")
+        theirs = state["made_for"] | {"rows": len(state["generators"])}
+        ours = self.made_for | {"rows": self.rows}
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                raise UsageError(
+                    f"checkpoint: made for {name} = {theirs.get(name)!r}, not {value!r}; "
+                    "start afresh"
+                )
         for name, value in state["tensors"].items():
             getattr(self, name).copy_(value)
         for generator, saved in zip(self.generators, state["generators"], strict=True):
@@ -252,10 +272,17 @@ def log_weights(
 ) -> Tensor:
     """Fresh log weights `(rows, chains)` of trained rows, float64, nats, by chunks of chains."""
     for name, value in (("chains", chains), ("chunk", chunk)):
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise UsageError(f"{name}={value!r}: an integer of at least 1 is needed")
     mu = parameters["mu"]
     rows, dim = mu.shape
+    for name, shape in shapes(m, dim, bridges).items():
+        if name not in parameters or parameters[name].shape != (rows, *shape):
+            found = tuple(parameters[name].shape) if name in parameters else "none"
+            raise UsageError(
+                f"parameters[{name!r}]: {m.name} with {bridges} bridges needs the shape "
+                f"{(rows, *shape)}, found {found}"
+            )
     chunk = min(chunk, chains)
     engine = Engine(m, log_density, dim, bridges, rows, chunk, mu.dtype, mu.device)
     noise = torch.empty(rows, bridges + 2, chunk, dim, dtype=mu.dtype, device=mu.device)

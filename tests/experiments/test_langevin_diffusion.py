@@ -283,6 +283,39 @@ def test_when_every_rate_diverges_the_step_is_recorded(tmp_path: Path) -> None:
     assert counted == {"score evaluations": 200 * 2 * 4 * 7}
 
 
+def test_training_selection_and_evaluation_draw_from_streams_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What chooses a learning rate is not what is reported, for no seed and no rate."""
+    drawn: dict[str, list[bytes]] = {"train": [], "fresh": []}
+
+    def note(key: str, generators: Any) -> None:
+        drawn[key] += [bytes(g.get_state().numpy().tobytes()) for g in generators]
+
+    class Spy(experiments.Trainer):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            note("train", arguments[6])
+            super().__init__(*arguments, **more)
+
+    real = experiments.log_weights
+
+    def spied(m: Any, density: Any, parameters: Any, generators: Any, *rest: Any) -> Any:
+        note("fresh", generators)
+        return real(m, density, parameters, generators, *rest)
+
+    own = run(tmp_path)
+    experiments.train(
+        experiments.mean_field_cells(["mixture"], own.settings.pretrain, own), 1, "mean field"
+    )
+    monkeypatch.setattr(experiments, "Trainer", Spy)
+    monkeypatch.setattr(experiments, "log_weights", spied)
+    experiments.train_cell(experiments.grid_cells(own.settings.tables, own)[0])
+    assert len(drawn["train"]) == 4  # two seeds, two learning rates
+    assert len(drawn["fresh"]) == 4 + 2  # all rows to select, then the seeds of the best rate
+    everything = drawn["train"] + drawn["fresh"]
+    assert len(set(everything)) == len(everything)
+
+
 def test_one_diverged_seed_makes_its_rate_lose(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

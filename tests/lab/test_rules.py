@@ -185,6 +185,32 @@ def test_the_worse_side_of_a_difference_counts_its_diverged_seeds():
     assert rules.ordering([five, entries(0.0, 0.0, 0.0)]).verdict == DIRECTION_ONLY
 
 
+def test_seeds_that_diverge_in_different_metrics_add_up():
+    first, second = entries(3.0, 3.0, None), entries(None, 1.0, 1.0)
+    for outcome in (
+        rules.ordering([first, second]),
+        rules.at_least([first, second], value=1.0),
+        rules.slope([second, first], x=[1.0, 2.0], low=0.1),
+    ):
+        assert (outcome.ours.seeds, outcome.ours.diverged) == (3, 2)
+        assert outcome.verdict == NOT_REPRODUCED
+        assert outcome.note == "2 of 3 seeds diverged"
+
+
+def test_half_the_seeds_are_no_majority():
+    assert verdict(rules.at_least, entries(3.0, None), value=1.0) == NOT_REPRODUCED
+    assert verdict(rules.at_least, entries(3.0, 3.0, None, None), value=1.0) == NOT_REPRODUCED
+
+
+def test_an_order_takes_two_standard_errors():
+    assert rules.NOISE == 2.0
+
+
+def test_an_error_that_is_no_number_is_unknown():
+    assert rules.estimate(entries(5.0, se=math.nan)).standard_error is None
+    assert rules.estimate(entries(5.0, 5.0, se=math.nan)).standard_error == 0.0
+
+
 def test_a_diverged_baseline_does_not_help_the_winner():
     assert verdict(rules.ordering, entries(3.0, 3.0), entries(None, None)) == NOT_REPRODUCED
     assert (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lmcnb.errors import UsageError
+from lmcnb.lab.data import load
 from lmcnb.methods.langevin_diffusion import METHODS, initial_values, log_weight, network_of
 from lmcnb.methods.langevin_diffusion_training import Trainer, Training, log_weights
 from lmcnb.models.targets import Gaussian, make_target
@@ -234,6 +235,18 @@ def test_impossible_learning_rates_are_refused(rate: float) -> None:
         make(rates=[1e-2, rate], seeds=[0, 1])
 
 
+class WrongSign:
+    """A target whose own score points down."""
+
+    name, dim = "wrong", 2
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        return -0.5 * (z**2).sum(-1)
+
+    def linearize(self, z: torch.Tensor) -> Any:
+        return z, lambda v: v
+
+
 def test_rates_and_generators_must_match_and_initial_values_be_known() -> None:
     with pytest.raises(UsageError, match="2 learning rates for 1 generators"):
         make(rates=[1e-2, 1e-2], seeds=[0])
@@ -253,6 +266,9 @@ def test_rates_and_generators_must_match_and_initial_values_be_known() -> None:
         (lambda z: -(z @ torch.ones(7, 7, dtype=DOUBLE)).sum(-1), "raised"),
         (lambda z: -((z - z.mean(0)) ** 2).sum(-1), "mixes samples"),
         (lambda z: -(z**2).sum(-1).softmax(0), "mixes samples"),
+        (lambda z: -(z**2).sum(-1) - 1200 + z.detach().mean(0).sum(-1), "mixes samples"),
+        (make_target("seeds", DOUBLE, data=load("seeds")), "dim = 26, not 2"),
+        (WrongSign(), "linearize gives a score that is no gradient"),
         (lambda z: float(-(z**2).sum()), "float"),
         (lambda z: (z - z.detach()).sqrt().sum(-1), "score"),
         ("a string", "not callable"),
@@ -261,6 +277,58 @@ def test_rates_and_generators_must_match_and_initial_values_be_known() -> None:
 def test_impossible_targets_are_refused_before_training(target: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make(target=target)
+
+
+@pytest.mark.parametrize(
+    ("initial", "message"),
+    [
+        ({"persistence": 1.5}, "persistence = 1.5: must be between 0 and 0.99"),
+        ({"step_size": -1.0}, "step_size = -1.0: must be between 1e-07 and 0.5"),
+        ({"mu": torch.zeros(3)}, r"mu of shape \(3,\): one number or \(2,\)"),
+        ({"mu": torch.zeros(1, 2)}, r"mu of shape \(1, 2\)"),
+        ({"knots": torch.ones(2)}, r"knots of shape \(2,\): one number or \(4,\)"),
+    ],
+)
+def test_impossible_initial_values_are_refused(initial: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(initial=[initial])
+
+
+def test_no_step_beyond_the_last() -> None:
+    trainer = run(make())
+    with pytest.raises(UsageError, match=f"all {trainer.done} iterations are done"):
+        trainer.step()
+
+
+def test_a_state_of_another_training_is_refused_and_nothing_changes() -> None:
+    trainer = run(make("LDVI"))
+    state = trainer.state_dict()
+    others = {
+        "method": make("LDVI_EM"),
+        "iterations": make(training=Training(trainer.done + 1, trainer.training.chains)),
+        "chains": make(training=Training(trainer.done, trainer.training.chains + 1)),
+        "learning_rates": make(rates=[0.5]),
+        "dtype": make(target=make_target("mixture"), dtype=torch.float32),
+        "rows": make(rates=[1e-2] * 2, seeds=[0, 1]),
+    }
+    for name, other in others.items():
+        before = other.flat.clone()
+        with pytest.raises(UsageError, match="checkpoint: made for"):
+            other.load_state_dict(state)
+        assert torch.equal(other.flat, before), name
+        assert other.done == 0
+    with pytest.raises(UsageError, match="unknown format 1"):
+        trainer.load_state_dict(state | {"format": 1})
+
+
+def test_fresh_chains_of_another_number_of_bridges_are_refused() -> None:
+    trainer = make()
+    target = trainer.engine.log_density
+    with pytest.raises(UsageError, match=r"parameters\['knots'\]: LDVI with 5 bridges needs"):
+        log_weights(METHODS["LDVI"], target, trainer.parameters, seeded(1), 10, 5)
+    ula = make("ULA").parameters
+    with pytest.raises(UsageError, match="needs the shape .* found none"):
+        log_weights(METHODS["LDVI"], target, ula, seeded(1), 10, 3)
 
 
 @pytest.mark.parametrize(("name", "value"), [("chains", 0), ("chains", 2.5), ("chunk", 0)])

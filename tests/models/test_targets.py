@@ -273,6 +273,14 @@ def test_mistakes_are_named() -> None:
         GaussianMixture(-torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
 
 
+def test_mixture_weights_are_divided_by_their_sum() -> None:
+    means, covariances = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.eye(2).repeat(2, 1, 1)
+    three = GaussianMixture(torch.tensor([1.0, 2.0]), means, covariances, log_normalizer=0.5)
+    one = GaussianMixture(torch.tensor([1 / 3, 2 / 3]), means, covariances, log_normalizer=0.5)
+    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(three(z), one(z))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["breast_cancer", "seeds", "brownian", "lorenz", "mixture"])
 def test_linearize_can_be_captured_in_a_cuda_graph(name: str) -> None:
