@@ -9,10 +9,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from lmcnb.experiments.langevin_diffusion import MEAN_FIELD, Cell, target
 from lmcnb.experiments.langevin_diffusion_report import mean_elbo
-from lmcnb.lab.figures import curve, method_style
+from lmcnb.lab.figures import INTERVAL, curve, method_style
 from lmcnb.lab.files import load_checkpoint
 from lmcnb.lab.randomness import generator
 from lmcnb.methods.langevin_diffusion import METHODS, temperatures
@@ -38,9 +40,7 @@ def elbo_against_bridges(
     """
     grouped = _by(results, "label")
     floors = {r["cell"]["label"]: mean_elbo(r) for r in mean_field}
-    columns = min(3, len(grouped))
-    rows = math.ceil(len(grouped) / columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.7 * rows), squeeze=False)
+    fig, axes = _panels(len(grouped))
     arrays: Arrays = {}
     for ax, (name, cells) in zip(axes.flat, grouped.items(), strict=False):
         lowest = []
@@ -72,16 +72,20 @@ def elbo_against_bridges(
             arrays[f"{name}/log_z"] = log_z[name]
         floor = floors.get(name)
         if floor is not None and lowest:
-            ax.set_title(f"{name}  (plain VI {floor[0]:.1f})")
+            start = ", Laplace start" if name == "lorenz" else ""
+            ax.set_title(f"{name}{start}  (plain VI {floor[0]:.1f})")
             arrays[f"{name}/MF"] = floor[0]
         ax.set_xscale("log", base=2)
         ax.set_xticks(sorted({r["cell"]["bridges"] for r in cells}))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0f}")
         ax.set_xlabel("number of bridges K")
         ax.set_ylabel("ELBO (nats)")
-    for ax in axes.flat[len(grouped) :]:
-        ax.set_axis_off()
-    _legend_below(fig, axes.flat[0])
+    more = [Line2D([], [], marker="|", color="0.4", lw=0, ms=10, label="95 percent interval")]
+    if any(f"elbo/{r['cell']['label']}/" in m for r in results for m in published or {}):
+        hollow = Line2D([], [], marker="o", mfc="none", color="0.4", ms=8, lw=0)
+        hollow.set_label("the paper's value")
+        more.append(hollow)
+    _legend_below(fig, axes.flat[0], more, 3)
     return fig, arrays
 
 
@@ -89,10 +93,10 @@ def training_curves(results: Sequence[Result], bridges: int) -> tuple[Any, Array
     """ELBO during training at one K: mean over seeds of the mean of blocks of iterations."""
     chosen = [r for r in results if r["cell"]["bridges"] == bridges]
     grouped = _by(chosen, "label")
-    columns = len(grouped)
-    fig, axes = plt.subplots(1, columns, figsize=(3.0 * columns, 2.6), squeeze=False)
+    fig, axes = _panels(len(grouped))
     arrays: Arrays = {}
-    for ax, (name, cells) in zip(axes.flat, grouped.items(), strict=True):
+    seeds = max(len(r["seeds"]) for r in chosen)
+    for ax, (name, cells) in zip(axes.flat, grouped.items(), strict=False):
         tails = []
         for result in cells:
             method = result["cell"]["method"]
@@ -117,24 +121,29 @@ def training_curves(results: Sequence[Result], bridges: int) -> tuple[Any, Array
         ax.set_title(f"{name}, K = {bridges}")
         ax.set_xlabel("iteration")
         ax.set_ylabel("ELBO (nats)")
-    _legend_below(fig, axes.flat[0])
+    more = [Patch(color="0.8", label="range over seeds")] if seeds > 1 else []
+    _legend_below(fig, axes.flat[0], more)
     return fig, arrays
 
 
-def gaps(values: Mapping[str, float], log_z: float, title: str) -> tuple[Any, Arrays]:
-    """Distance to log Z on a logarithmic axis, one bar a row (nats)."""
-    names, distance = list(values), np.array([log_z - v for v in values.values()])
-    fig, ax = plt.subplots(figsize=(6.5, 0.33 * len(names) + 1.0))
-    colors = [method_style(n.split()[0]).color for n in names]
-    ax.barh(names, distance, color=colors)
+def gaps(values: Mapping[str, tuple[float, float]], log_z: float, title: str) -> tuple[Any, Arrays]:
+    """Distance to log Z on a logarithmic axis, one dot a row, 95 percent intervals (nats)."""
+    names, distance = list(values), np.array([log_z - v for v, _ in values.values()])
+    errors = INTERVAL * np.array([se for _, se in values.values()])
+    fig, ax = plt.subplots(figsize=(6.8, 0.33 * len(names) + 1.0))
+    for row, (name, own, error) in enumerate(zip(names, distance, errors, strict=True)):
+        look = method_style(name.split(",")[0])
+        ax.errorbar(own, row, xerr=error, fmt=look.marker, color=look.color, ms=7, capsize=3)
+        ax.annotate(
+            f"{own:,.1f}", (own + error, row), (9, 0), textcoords="offset points", va="center"
+        )
+    ax.set_yticks(range(len(names)), names)
     ax.set_xscale("log")
-    ax.set_xlim(right=float(distance.max()) * 3)
-    for row, own in enumerate(distance):
-        ax.annotate(f" {own:,.1f}", (own, row), va="center")
+    ax.set_xlim(float(distance.min()) / 1.5, float(distance.max()) * 3)
     ax.invert_yaxis()
-    ax.set_xlabel("log Z - ELBO (nats, logarithmic)")
+    ax.set_xlabel("log Z - ELBO (nats, logarithmic; less is better)")
     ax.set_title(title)
-    return fig, {"names": np.array(names), "gap": distance}
+    return fig, {"names": np.array(names), "gap": distance, "interval": errors}
 
 
 def chain(cell: Cell, chains: int = 400) -> tuple[Any, Arrays]:
@@ -199,7 +208,7 @@ def schemes(results: Sequence[Result], reference: str = "LDVI") -> tuple[Any, Ar
         ax.set_title(name)
         ax.set_xlabel("number of bridges K")
         ax.set_ylabel(f"ELBO - ELBO of {reference} (nats)")
-    _legend_below(fig, axes.flat[0], 5)
+    _legend_below(fig, axes.flat[0], columns=5)
     return fig, arrays
 
 
@@ -211,6 +220,16 @@ def _by(results: Sequence[Result], key: str) -> dict[str, list[Result]]:
     return groups
 
 
-def _legend_below(fig: Any, ax: Any, columns: int = 4) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncol=columns)
+def _panels(n: int) -> tuple[Any, Any]:
+    """Axes of n panels, three a row."""
+    columns = min(3, n)
+    rows = math.ceil(n / columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.7 * rows), squeeze=False)
+    for ax in axes.flat[n:]:
+        ax.set_axis_off()
+    return fig, axes
+
+
+def _legend_below(fig: Any, ax: Any, more: Sequence[Any] = (), columns: int = 5) -> None:
+    handles = [*ax.get_legend_handles_labels()[0], *more]
+    fig.legend(handles=handles, loc="outside lower center", ncol=columns)

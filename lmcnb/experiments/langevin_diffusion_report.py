@@ -99,7 +99,11 @@ def mean_elbo(result: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def results_table(records: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The paper, its replication and our recorded runs on one target: rows by K and source."""
+    """The paper, its replication and our recorded runs on one target: rows by K and source.
+
+    Printed numbers stand as printed, with their standard deviation (sd); ours with ± one standard
+    error.
+    """
     sources: dict[str, list[dict[str, Any]]] = {}
     for source, profile, metric in (
         ("ours, laptop", "laptop", "elbo"),
@@ -110,8 +114,8 @@ def results_table(records: Sequence[dict[str, Any]], name: str) -> list[dict[str
         sources[source] = [row | {"value": _with_lost(row)} for row in found]
     both = sources["ours, paper"]
     sources = {
-        "paper": [row | {"value": row["paper"]} for row in both],
-        "replication": [row | {"value": row["replication"]} for row in both],
+        "paper": [row | {"value": _printed(row["paper"], 1)} for row in both],
+        "replication": [row | {"value": _printed(row["replication"], 2)} for row in both],
     } | sources
     table: dict[tuple[int, int], dict[str, Any]] = {}
     for order, (source, rows) in enumerate(sources.items()):
@@ -122,16 +126,32 @@ def results_table(records: Sequence[dict[str, Any]], name: str) -> list[dict[str
             K = int(parts[2].removeprefix("K="))
             own = table.setdefault((K, order), {"K": K, "source": source})
             own[parts[3]] = row["value"]
-    return [table[key] for key in sorted(table)]
+    columns = ["K", "source", *(m for m in METHODS if any(m in row for row in table.values()))]
+    return [{c: table[key].get(c) for c in columns} for key in sorted(table)]
+
+
+def _printed(pair: tuple[float, float | None] | None, digits: int) -> str | None:
+    """A number as it was printed, and its standard deviation."""
+    if pair is None:
+        return None
+    return f"{pair[0]:.{digits}f}" + (f" (sd {pair[1]:.2g})" if pair[1] else "")
 
 
 def _with_lost(row: dict[str, Any]) -> Any:
     """Our value of a compared row; words instead where seeds diverged."""
     if not row["diverged"]:
-        return row["ours"]
+        return _ours(row["ours"])
     value = row["ours"][0]
     kept = f"{row['seeds'] - row['diverged']} of {row['seeds']} seeds"
     return "diverged" if value is None else f"{value:.2f} ({kept})"
+
+
+def _ours(pair: tuple[float, float | None] | None) -> str | None:
+    """Our mean over seeds ± one standard error."""
+    if pair is None:
+        return None
+    value, se = pair
+    return f"{value:.2f}" if se is None else f"{value:.2f} ± {se:.3f}"
 
 
 def _table(identity: str) -> dict[str, float]:
@@ -192,26 +212,33 @@ def _verdict(holds: Sequence[bool]) -> str:
     return "yes" if all(holds) else f"NO, {sum(holds)} of {len(holds)}"
 
 
-def lorenz_values(results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Highest ELBO over K of each method on Lorenz, ours and published; empty if none was run."""
-    own: dict[str, float] = {}
+def lorenz_values(results: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Highest ELBO over K of each method on Lorenz, and its error; empty if none was run.
+
+    Published ones with the deviation over seeds, ours with the standard error; the name has the K.
+    """
+    best: dict[str, tuple[float, float, str]] = {}
+
+    def offer(name: str, K: int, value: tuple[float, float]) -> None:
+        if name not in best or value[0] > best[name][0]:
+            best[name] = (*value, f", K = {K}" if K else "")
+
     for result in results:
         cell, found = result["cell"], mean_elbo(result)
         if cell["target"] != "lorenz" or found is None:
             continue
-        start = "N(0, I)" if cell.get("label") == "lorenz_published" else "Laplace"
-        name = f"{cell['method']} from {start}"
-        own[name] = max(own.get(name, found[0]), found[0])
-    if not own:
+        start = "published start" if cell.get("label") == "lorenz_published" else "Laplace"
+        offer(f"{cell['method']}, ours, {start}", cell["bridges"], found)
+    if not best:
         return {}
-    paper: dict[str, float] = {}
-    for metric, value in published().items():
-        _, where, _, method = metric.split("/")
-        if where == "lorenz_published" and method in ("ULA", "MCD", "UHA", "LDVI"):
-            label = f"{method} published"
-            paper[label] = max(paper.get(label, value), value)
-    paper["MF published"] = _table("paper_vi")["elbo/lorenz_published/MF"]
-    return paper | own
+    tables = {t.id: t.entries for t in facts.load("langevin_diffusion").table}
+    for metric, entry in (tables["paper_vi"] | tables["paper"]).items():
+        _, where, *K, method = metric.split("/")
+        if where == "lorenz_published" and method in ("MF", "ULA", "MCD", "UHA", "LDVI"):
+            bridges = int(K[0].removeprefix("K=")) if K else 0
+            offer(f"{method}, paper", bridges, (entry["value"] or 0.0, entry["sd"] or 0.0))
+    named = {f"{name}{K}": (value, se) for name, (value, se, K) in best.items()}
+    return dict(sorted(named.items(), key=lambda item: item[1]))
 
 
 def this_run(run: Any, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

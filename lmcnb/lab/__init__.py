@@ -20,6 +20,7 @@ _EXPORTS = {
     "show": "lmcnb.lab.display",
     "table": "lmcnb.lab.display",
     "claims_table": "lmcnb.lab.display",
+    "recorded_figure": "lmcnb.lab.display",
     "ledger": "lmcnb.lab.display",
     "cite": "lmcnb.lab.display",
     "read_records": "lmcnb.lab.evidence",

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lmcnb.errors import UsageError
+from lmcnb.lab import checkout, facts, report
 from lmcnb.lab import claims as lab_claims
-from lmcnb.lab import facts, report
+from lmcnb.lab.figures import show_picture
 
 Row = Mapping[str, Any]
 Format = str | Callable[[Any], str]
@@ -81,7 +82,8 @@ def format_value(value: Any, digits: int = 2, format: Format | None = None) -> s
         number = format_value(value[0], digits, format)
         error = value[1]
         known = value[0] is not None and error is not None and not math.isnan(error)
-        return f"{number} ± {error:{specification}}" if known else number
+        rounded = ".2g" if specification.endswith("g") else specification
+        return f"{number} ± {error:{rounded}}" if known else number
     if isinstance(value, int):
         return str(value) if format is None else f"{value:{format}}"
     if isinstance(value, float):
@@ -92,6 +94,19 @@ def format_value(value: Any, digits: int = 2, format: Format | None = None) -> s
     if hasattr(value, "__array__"):
         raise UsageError("table: a cell must be a number or text, not an array")
     return str(value)
+
+
+def recorded_figure(name: str, profile: str, figure: str) -> None:
+    """Show a committed figure, `figures/NAME/PROFILE/FIGURE.png`, with its alternative text."""
+    from PIL import Image
+
+    path = checkout.root() / "figures" / name / profile / f"{figure}.png"
+    try:
+        with Image.open(path) as picture:
+            alt = str(picture.info.get("Description", figure))
+        show_picture(path.read_bytes(), alt)
+    except OSError:
+        print(f"no figure {figure} of the {profile} profile is recorded")
 
 
 def claims_table(name: str, records: Iterable[Row], *, kinds: Sequence[str] | None = None) -> None:
@@ -171,6 +186,11 @@ def _plain(
     return "\n".join(lines)
 
 
+def _kept_whole(text: str) -> str:
+    """A short cell stays on one line."""
+    return ";white-space:nowrap" if len(text) < 24 else ""
+
+
 def _html(
     titles: Sequence[str], body: Sequence[Sequence[str]], numeric: Sequence[bool], caption: str
 ) -> str:
@@ -179,7 +199,8 @@ def _html(
     def line(tag: str, texts: Sequence[str]) -> str:
         cells = zip(texts, sides, strict=True)
         return "".join(
-            f'<{tag} style="text-align:{side}">{html.escape(text)}</{tag}>' for text, side in cells
+            f'<{tag} style="text-align:{side}{_kept_whole(text)}">{html.escape(text)}</{tag}>'
+            for text, side in cells
         )
 
     above = f"<caption>{html.escape(caption)}</caption>" if caption else ""

@@ -18,6 +18,7 @@ from typing import Any
 
 from lmcnb.errors import UsageError, UserError
 from lmcnb.lab import checkout, fingerprint, plan, records
+from lmcnb.lab.lock import locked_by
 from lmcnb.lab.plan import Plan
 
 UNFINISHED = "unfinished.ipynb"
@@ -67,6 +68,8 @@ def execute(
     _require_parameters_cell(notebook)
     if max_seconds is not None and not max_seconds > 0:
         raise UsageError(f"max-seconds = {max_seconds}: must be greater than 0")
+    if (holder := locked_by(decided.directory)) is not None:
+        raise UserError(f"{decided.directory}: already running (process {holder})")
     standing = _standing_record(decided, say)
     if standing is not None and standing["status"] == "ok" and not force:
         changed = tuple(fingerprint.changed(standing))
@@ -85,7 +88,11 @@ def _execute(decided: Plan, notebook: Path, max_seconds: float | None) -> Outcom
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is said below
+    for name in (
+        "papermill",
+        "asyncio",
+    ):  # what went wrong is said below; Ctrl-C needs no traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     record_path = decided.directory / records.NAME
     before = _stamp(record_path)
     started = time.time()
@@ -224,21 +231,48 @@ def _kernel_manager(environment: dict[str, str]) -> Any:
 
 @contextlib.contextmanager
 def _progress(decided: Plan) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Bars on a terminal: the cells, and below them what the notebook's loops report."""
-    if os.environ.get("CI") or not sys.stderr.isatty():
-        yield False, {"CI": os.environ.get("CI") or "1"}
+    """Bars on a terminal: the cells, and below them what the notebook's loops report.
+
+    In a log file a line a minute instead; nothing where CI is set.
+    """
+    if os.environ.get("CI"):
+        yield False, {"CI": os.environ["CI"]}
         return
+    terminal = sys.stderr.isatty()
     with tempfile.TemporaryDirectory(prefix="lmcnb-") as folder:
         feed = Path(folder) / "progress.json"
         done = threading.Event()
-        thread = threading.Thread(target=_show_feed, args=(feed, done), daemon=True)
+        target = _show_feed if terminal else _tell_feed
+        thread = threading.Thread(target=target, args=(feed, done), daemon=True)
         thread.start()
         try:
             bar = {"desc": f"{decided.name} [{decided.profile}]", "position": 0}
-            yield bar, {"LMCNB_PROGRESS": str(feed)}
+            yield bar if terminal else False, {"LMCNB_PROGRESS": str(feed)}
         finally:
             done.set()
             thread.join(timeout=2)
+
+
+def _read_feed(feed: Path) -> tuple[str, float, float | None] | None:
+    """What the notebook's process is at: description, amount done, total."""
+    try:
+        now = json.loads(feed.read_text(encoding="utf-8"))
+        total = now.get("total")
+        return str(now.get("desc", "")), float(now["n"]), None if total is None else float(total)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _tell_feed(feed: Path, done: threading.Event, every: float = 60.0) -> None:
+    """A line every so many seconds, for logs."""
+    started = time.monotonic()
+    while not done.wait(every):
+        if (now := _read_feed(feed)) is None:
+            continue
+        desc, n, total = now
+        share = f"{100 * n / total:.0f} %" if total else f"{n:g}"
+        minutes = (time.monotonic() - started) / 60
+        print(f"  {desc}: {share} ({minutes:.0f} min in all)", file=sys.stderr, flush=True)
 
 
 def _show_feed(feed: Path, done: threading.Event) -> None:
@@ -247,11 +281,9 @@ def _show_feed(feed: Path, done: threading.Event) -> None:
 
     bar: Any = None
     while not done.wait(0.3):
-        try:
-            now = json.loads(feed.read_text(encoding="utf-8"))
-            desc, n, total = str(now.get("desc", "")), float(now["n"]), now.get("total")
-        except (OSError, ValueError, KeyError, TypeError):
+        if (now := _read_feed(feed)) is None:
             continue
+        desc, n, total = now
         if bar is None or bar.desc != desc or bar.total != total or n < bar.n:
             if bar is not None:
                 bar.close()

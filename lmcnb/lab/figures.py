@@ -53,7 +53,7 @@ METHODS: dict[str, MethodStyle] = {
     "UHA_EM": MethodStyle(_BLUE, "d", "--"),
     "LDVI_EM": MethodStyle(_RED, "h", "--"),
     "a-lp": MethodStyle(_SKY, "v"),
-    "e-lp": MethodStyle(_SKY, "<", "--"),
+    "e-lp": MethodStyle(_BLACK, "x", ":"),  # stands on UHA
     "a-lp-sna": MethodStyle(_PINK, ">"),
     "e-lp-sna": MethodStyle(_PINK, "p", "--"),
     "ea-lp-sn": MethodStyle(_BLACK, "P", "--"),

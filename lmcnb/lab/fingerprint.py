@@ -32,7 +32,7 @@ _SHOW = [
     "rules",
     "display",
 ]
-_DECIDE = ["checkout", "config", "execute", "files", "fingerprint", "keep", "plan"]
+_DECIDE = ["checkout", "config", "execute", "files", "fingerprint", "keep", "lock", "plan"]
 _DECIDE += ["records", "run"]
 LEFT_OUT = frozenset(
     [

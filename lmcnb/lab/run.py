@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcnb.errors import Paused, UsageError, UserError
-from lmcnb.lab import checkout, config, fingerprint, machine, plan, records
+from lmcnb.lab import checkout, config, fingerprint, lock, machine, plan, records
 from lmcnb.lab.files import read_json, write_json
 from lmcnb.lab.plan import Plan
 
@@ -78,6 +78,7 @@ class Run:
 
         self.device = torch.device(decided.device)
         plan.set_aside_older(decided)
+        lock.hold(decided.directory)
         self._sessions = earlier_sessions(self.directory)
         self._sessions.append(
             {
@@ -158,6 +159,7 @@ class Run:
         status = "diverged" if lost else "ok"
         self.write_record(status)
         self.finished = True
+        lock.release(self.directory)
         seeds = f"{len(self.seeds)} seed" + "s" * (len(self.seeds) != 1)
         print(f"{self.name} [{self.profile}]: {status}, {len(self._metrics)} metrics, {seeds}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,21 @@ def test_the_kernel_is_this_python_whatever_is_installed(
     manager = execute._kernel_manager({"LMCNB_DEADLINE": "$12"})(kernel_name="python3")
     assert manager.kernel_spec.argv[0] == sys.executable
     assert manager.kernel_spec.env["LMCNB_DEADLINE"] == "$$12"
+
+
+def test_a_log_has_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    feed, done = tmp_path / "progress.json", threading.Event()
+    thread = threading.Thread(target=execute._tell_feed, args=(feed, done, 0.1))
+    thread.start()
+    time.sleep(0.25)
+    assert capsys.readouterr().err == ""
+    feed.write_text(json.dumps({"desc": "training", "n": 3, "total": 10, "t": 0}))
+    time.sleep(0.25)
+    done.set()
+    thread.join()
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 4
+    assert set(lines) == {"  training: 30 % (0 min in all)"}
 
 
 def test_the_bar_follows_what_the_notebook_reports(
