@@ -65,8 +65,9 @@ def judge_all(
 
     Returns:
         Rows with `paper`, `id`, `kind`, `where`, `statement`, `paper_value`, `ours` (value,
-        standard_error, seeds, how many of them diverged, profile, and the cell where a claim has
-        several: the tightest),
+        standard_error, seeds, how many of them diverged, profile, the number that it is held
+        against if any, and, where a claim has several cells, the one that decides: the worst
+        verdict, then the tightest),
         `verdict`, `evidence` (record files), `older_code` (those of them with changed code),
         `reason`, `cells`.
     """
@@ -172,11 +173,16 @@ def _judge(paper: Facts, claim: Claim, evidence: Evidence, changed: Changed | No
     row["reason"] = "; ".join(reasons)
     counted = [c for c in cells if c["ours"] and not c["excepted"]]
     if counted:
-        tightest = min(counted, key=lambda c: -math.inf if c["slack"] is None else c["slack"])
-        row["ours"] = dict(tightest["ours"])
+        decides = min(counted, key=_severity)
+        row["ours"] = dict(decides["ours"])
         if len(cells) > 1:
-            row["ours"]["cell"] = tightest["cell"]
+            row["ours"]["cell"] = decides["cell"]
     return row
+
+
+def _severity(cell: Row) -> tuple[int, float]:
+    rank = (NOT_REPRODUCED, DIRECTION_ONLY, REPRODUCED).index(cell["verdict"])
+    return rank, -math.inf if cell["slack"] is None else cell["slack"]
 
 
 def _cell(paper: Facts, claim: Claim, at: Mapping[str, Any], choice: Choice) -> Row:
@@ -205,6 +211,7 @@ def _cell(paper: Facts, claim: Claim, at: Mapping[str, Any], choice: Choice) -> 
                 "standard_error": ours.standard_error,
                 "seeds": ours.seeds,
                 "diverged": ours.diverged,
+                "against": _parameters(paper, claim, at).get("value"),
                 "profile": choice.profile,
             },
         }
@@ -214,17 +221,21 @@ def _cell(paper: Facts, claim: Claim, at: Mapping[str, Any], choice: Choice) -> 
 def _outcome(
     paper: Facts, claim: Claim, at: Mapping[str, Any], samples: Samples | None
 ) -> Outcome | None:
-    """The rule on some samples, with the numbers that it takes from tables looked up."""
+    """The rule on some samples."""
     if samples is None:
         return None
-    rule = RULES[str(claim.rule)]
+    return RULES[str(claim.rule)](samples, **_parameters(paper, claim, at))
+
+
+def _parameters(paper: Facts, claim: Claim, at: Mapping[str, Any]) -> dict[str, Any]:
+    """The rule's parameters, those that name a table's number looked up."""
     parameters = claim.parameters
     for key in ("value", "offset"):
         if isinstance(parameters.get(key), str):
             parameters[key] = paper.lookup(parameters[key], claim.names(at), at)
-    if "x" in inspect.signature(rule).parameters:
+    if "x" in inspect.signature(RULES[str(claim.rule)]).parameters:
         parameters["x"] = next(iter(claim.along.values()))
-    return rule(samples, **parameters)
+    return parameters
 
 
 def _printed(paper: Facts, names: Sequence[str]) -> Samples | None:

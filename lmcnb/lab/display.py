@@ -125,7 +125,7 @@ def claims_table(name: str, records: Iterable[Row], *, kinds: Sequence[str] | No
     table(
         [dict(zip(heads, report.cells(row), strict=True)) for row in shown],
         heads,
-        caption=report.counts_line(lab_claims.summary(shown)[name]),
+        caption=report.headline(shown),
     )
 
 
@@ -186,9 +186,9 @@ def _plain(
     return "\n".join(lines)
 
 
-def _kept_whole(text: str) -> str:
-    """A short cell stays on one line."""
-    return ";white-space:nowrap" if len(text) < 24 else ""
+def _kept_whole(tag: str, text: str) -> str:
+    """A short cell with blanks stays on one line."""
+    return ";white-space:nowrap" if tag == "td" and " " in text and len(text) < 24 else ""
 
 
 def _html(
@@ -199,7 +199,7 @@ def _html(
     def line(tag: str, texts: Sequence[str]) -> str:
         cells = zip(texts, sides, strict=True)
         return "".join(
-            f'<{tag} style="text-align:{side}{_kept_whole(text)}">{html.escape(text)}</{tag}>'
+            f'<{tag} style="text-align:{side}{_kept_whole(tag, text)}">{html.escape(text)}</{tag}>'
             for text, side in cells
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lmcnb.errors import UsageError, UserError
 from lmcnb.lab import facts
 from lmcnb.lab.claims import summary
 from lmcnb.lab.files import write_text
-from lmcnb.lab.rules import VERDICTS
+from lmcnb.lab.rules import DIRECTION_ONLY, NOT_REPRODUCED, NOT_RUN, REPRODUCED, VERDICTS
 
 FORMATS = ("table", "json", "markdown")
 MARKERS = ("claims", "notebooks")
@@ -21,9 +22,12 @@ Row = Mapping[str, Any]
 
 _HEADER = ("claim", "statement", "paper", "ours", "verdict")
 _NOTE = (
-    '"Ours" is the mean over seeds ± one standard error; of a claim over several cells, the '
-    "tightest cell. `lmcnb claims --format json` has every cell and the record files."
+    '"Ours" is the mean over seeds ± one standard error, and the number that it is held against; '
+    "of a claim over several cells, the cell that decides (the worst, then the tightest); of an "
+    "order, the smallest difference. `lmcnb claims --format json` has every cell and the files."
 )
+OF_THE_PAPER = ("claim", "value")
+"""Kinds of rows that are the paper's; checks and findings are our own."""
 
 
 def render(rows: Sequence[Row], format: str = "table") -> str:
@@ -40,14 +44,12 @@ def render(rows: Sequence[Row], format: str = "table") -> str:
 
 
 def counts_line(counts: Mapping[str, int]) -> str:
-    """Such as `51 claims: 30 reproduced, 2 direction only, 19 not run`."""
-    parts = [f"{counts[v]} {v}" for v in VERDICTS if counts.get(v)]
-    total = sum(counts.values())
-    return f"{total} claim{'s' * (total != 1)}: {', '.join(parts)}"
+    """Such as `30 reproduced, 2 direction only, 19 not run`."""
+    return ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts.get(v))
 
 
 def show_ours(row: Row) -> str:
-    """`value ± standard error (seeds, profile)`; a dash when nothing was run."""
+    """`value ± standard error against number, cell (seeds, profile)`; a dash when not run."""
     ours = row["ours"]
     if not ours:
         return "–"
@@ -56,7 +58,10 @@ def show_ours(row: Row) -> str:
     seeds = f"{ours['seeds']} seed{'s' * (ours['seeds'] != 1)}"
     if ours["diverged"] and value is not None:
         seeds = f"{ours['seeds'] - ours['diverged']} of {seeds}, others diverged"
-    return f"{number} ({seeds}, {ours['profile']})"
+    against = f" against {ours['against']:.7g}" if ours.get("against") else ""
+    parts = [v if isinstance(v, str) else f"{k}={v:g}" for k, v in ours.get("cell", {}).items()]
+    at = f", {' '.join(parts)}" if parts else ""
+    return f"{number}{against}{at} ({seeds}, {ours['profile']})"
 
 
 def show_paper(row: Row) -> str:
@@ -68,7 +73,15 @@ def show_paper(row: Row) -> str:
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the claims table: id, statement, paper, ours, verdict."""
     older = " (older code)" if row["older_code"] else ""
-    return row["id"], row["statement"], show_paper(row), show_ours(row), row["verdict"] + older
+    return row["id"], row["statement"], show_paper(row), show_ours(row), show_verdict(row) + older
+
+
+def show_verdict(row: Row) -> str:
+    """The verdict; where cells differ, how many of them are reproduced."""
+    counted = [c for c in row["cells"] if not c["excepted"]]
+    hold = sum(c["verdict"] == REPRODUCED for c in counted)
+    told = row["verdict"] in (DIRECTION_ONLY, NOT_REPRODUCED) and len(counted) > 1
+    return f"{row['verdict']}, {hold} of {len(counted)} cells hold" if told else row["verdict"]
 
 
 def update_readme(path: str | Path, rows: Sequence[Row]) -> bool:
@@ -93,19 +106,44 @@ def update_readme(path: str | Path, rows: Sequence[Row]) -> bool:
 
 
 def notebooks_table(rows: Sequence[Row], root: str | Path | None = None) -> str:
-    """A Markdown table of the notebooks with their verdict counts."""
-    counts = summary(rows)
-    lines = [_line(("notebook", "paper", *VERDICTS)), _line(["---"] * 2 + ["---:"] * len(VERDICTS))]
-    for name, found in counts.items():
+    """A Markdown table of the notebooks' verdict counts, the paper's and our own apart."""
+    heads = ("notebook", "paper", *VERDICTS, "our checks and findings")
+    lines = [_line(heads), _line(["---"] * 2 + ["---:"] * (len(VERDICTS) + 1))]
+    for name in dict.fromkeys(row["paper"] for row in rows):
+        theirs, ours = apart([row for row in rows if row["paper"] == name])
         citation = facts.load(name, root).citation
         link = f"[{citation.title}](https://arxiv.org/abs/{citation.arxiv}), {citation.year}"
-        numbers = [str(found[v]) for v in VERDICTS]
-        lines.append(_line((f"[{name}](notebooks/{name}.ipynb)", link, *numbers)))
+        found: Mapping[str, int] = summary(theirs).get(name, {})
+        numbers = [str(found.get(v, 0)) for v in VERDICTS]
+        hold = sum(row["verdict"] == REPRODUCED for row in ours)
+        own = f"{hold} of {len(ours)} hold"
+        lines.append(_line((f"[{name}](notebooks/{name}.ipynb)", link, *numbers, own)))
     return "\n".join(lines)
 
 
+def apart(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of the paper (statements and numbers), and our own checks and findings."""
+    kept = list(rows)
+    theirs = [row for row in kept if row["kind"] in OF_THE_PAPER]
+    return theirs, [row for row in kept if row["kind"] not in OF_THE_PAPER]
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """Such as `49 from the paper: 20 reproduced, 29 not run; 34 of our own (…): 34 reproduced`."""
+    theirs, ours = apart(rows)
+    parts = [
+        (theirs, "from the paper"),
+        (ours, "of our own (checks, findings)"),
+    ]
+    return "; ".join(
+        f"{len(kept)} {what}: {counts_line(Counter(row['verdict'] for row in kept))}"
+        for kept, what in parts
+        if kept
+    )
+
+
 def _block(paper: str, rows: Sequence[Row], format: str) -> str:
-    line = f"{paper}: {counts_line(summary(rows)[paper])}"
+    line = f"{paper}: {headline(rows)}"
     if format == "table":
         return "\n".join([line, "", *_plain([_HEADER, *map(cells, rows)]), "", *_reasons(rows)])
     body = [_line(_HEADER), _line(["---"] * len(_HEADER))]
@@ -118,7 +156,7 @@ def _block(paper: str, rows: Sequence[Row], format: str) -> str:
 
 
 def _plain(
-    rows: Sequence[Sequence[str]], widths: Sequence[int] = (16, 46, 22, 30, 28)
+    rows: Sequence[Sequence[str]], widths: Sequence[int] = (26, 46, 20, 34, 20)
 ) -> list[str]:
     """Columns of text, wrapped to their widths."""
     used = [
@@ -138,7 +176,24 @@ def _plain(
 
 
 def _reasons(rows: Iterable[Row]) -> list[str]:
-    told = [f"{row['id']}: {row['reason']}" for row in rows if row["reason"]]
+    """Why a row is not simply reproduced; what was not run for one reason, and older code, once."""
+    kept = list(rows)
+    told = [
+        f"{row['id']}: {reason}"
+        for row in kept
+        if row["verdict"] not in (REPRODUCED, NOT_RUN)
+        and (reason := row["reason"].partition("older code:")[0].rstrip("; "))
+    ]
+    lacking: dict[str, list[str]] = {}
+    for row in kept:
+        if row["verdict"] == NOT_RUN:
+            reason = next(c["reason"] for c in row["cells"] if c["verdict"] == NOT_RUN)
+            where = reason.partition(" has ")[0] if reason.startswith("no ") else reason
+            lacking.setdefault(where, []).append(row["id"])
+    told += [f"not run, {where}: {', '.join(ids)}" for where, ids in lacking.items()]
+    older = sum(bool(row["older_code"]) for row in kept)
+    if older:
+        told.append(f"{older} of {len(kept)} rest on records of older code (json names them)")
     return [line for text in told for line in textwrap.wrap(text, 150, subsequent_indent="    ")]
 
 

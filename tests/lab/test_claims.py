@@ -414,9 +414,9 @@ def test_records_are_read_from_results_and_runs(tmp_path):
 def test_rendering(order, tmp_path):
     row = order(record(both(*GOOD) | both(*GOOD, K=16)))
     text = report.render([row], "table")
-    assert "demo: 1 claim: 1 reproduced" in text
-    assert report.show_ours(row) == "2.000 ± 0.010 (2 seeds, laptop)"
-    assert "2.000 ± 0.010 (2 seeds," in text
+    assert "demo: 1 from the paper: 1 reproduced" in text
+    assert report.show_ours(row) == "2.000 ± 0.010, K=8 (2 seeds, laptop)"
+    assert "2.000 ± 0.010, K=8 (2 seeds," in text
     parsed = json.loads(report.render([row], "json"))
     wanted = {"paper", "id", "statement", "paper_value", "ours", "verdict", "evidence", "reason"}
     assert wanted <= set(parsed[0])
@@ -425,6 +425,38 @@ def test_rendering(order, tmp_path):
     assert "a \\| b" in report.render([row | {"statement": "a | b"}], "markdown")
     with pytest.raises(UsageError, match="table, json, markdown"):
         report.render([row], "html")
+
+
+def test_what_decides_is_what_is_shown(tmp_path):
+    write(tmp_path, ORDER.replace("grid", "share = 0.5\ngrid"))
+    weak = {0: 3.0, 1: 3.0}, {0: 2.999, 1: 2.999}
+    metrics = both(*weak) | both({0: 9.0, 1: 9.0}, {0: 1.999, 1: 1.999}, K=16)
+    (row,) = claims.judge_all(["demo"], [record(metrics)], root=tmp_path)
+    assert row["ours"]["cell"] == {"K": 8}
+    assert report.show_verdict(row) == "direction only, 1 of 2 cells hold"
+    metrics["elbo/sonar/K=16/A"] = {0: 1.0, 1: 1.0}
+    (row,) = claims.judge_all(["demo"], [record(metrics)], root=tmp_path)
+    assert row["ours"]["cell"] == {"K": 16}  # the worse verdict
+    assert report.show_verdict(row) == "direction only, 0 of 2 cells hold"
+
+
+def test_our_own_checks_are_counted_apart(tmp_path):
+    write(tmp_path, ORDER + ORDER.replace('"order"', '"own"\nkind = "check"'))
+    rows = claims.judge_all(["demo"], [record(both(*GOOD) | both(*GOOD, K=16))], root=tmp_path)
+    expected = "1 from the paper: 1 reproduced; 1 of our own (checks, findings): 1 reproduced"
+    assert report.headline(rows) == expected
+    assert "| 1 | 0 | 0 | 0 | 0 | 1 of 1 hold |" in report.notebooks_table(rows, tmp_path)
+
+
+def test_reasons_are_told_once(tmp_path):
+    write(tmp_path, ORDER + ORDER.replace('"order"', '"second"'))
+    none = report.render(claims.judge_all(["demo"], [], root=tmp_path))
+    assert "not run, no laptop or paper record: order, second" in none
+    whole = [record(both(*GOOD) | both(*GOOD, K=16))]
+    rows = claims.judge_all(["demo"], whole, changed=lambda r: ["lmcnb.x"], root=tmp_path)
+    text = report.render(rows)
+    assert "2 of 2 rest on records of older code" in text
+    assert "lmcnb.x" not in text
 
 
 def test_readme_blocks_are_replaced(order, tmp_path, monkeypatch):
@@ -439,10 +471,13 @@ def test_readme_blocks_are_replaced(order, tmp_path, monkeypatch):
     )
     assert report.update_readme(readme, [row]) is True
     text = readme.read_text()
-    assert text.startswith("top\n<!-- claims -->\n**demo**: 1 claim: 1 reproduced.")
+    assert text.startswith("top\n<!-- claims -->\n**demo**: 1 from the paper: 1 reproduced.")
     assert "stale" not in text
     assert "[demo](notebooks/demo.ipynb)" in text
-    assert "| [A paper](https://arxiv.org/abs/1234.56789), 2020 | 1 | 0 | 0 | 0 | 0 |" in text
+    assert (
+        "| [A paper](https://arxiv.org/abs/1234.56789), 2020 | 1 | 0 | 0 | 0 | 0 | 0 of 0 hold |"
+        in text
+    )
     assert text.endswith("<!-- /notebooks -->\nend\n")
     assert report.update_readme(readme, [row]) is False
     assert readme.read_text() == text
