@@ -54,11 +54,12 @@ $(READY): constraints.txt pyproject.toml
 		echo "torch==$${kept##* }" >> $(VENV)/constraints.txt; \
 		echo "$${kept% *}" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/kept-torch.pth"; fi
 	$(BIN)/python -m pip install --constraint $(VENV)/constraints.txt "setuptools>=77"
-	$(BIN)/python -m pip install --constraint $(VENV)/constraints.txt --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --constraint $(VENV)/constraints.txt --no-build-isolation \
+		--config-settings editable_mode=compat --editable ".[dev]"  # importable from the folder above, too
 	@touch "$@"
 
 run: $(READY) ## execute every notebook (quick profile); print the claims and where the results lie
-	$(BIN)/lmcnb run --all --profile $(PROFILE) $(ARGS)
+	$(BIN)/lmcnb run $(or $(filter-out *,$(NOTEBOOK)),--all) --profile $(PROFILE) $(ARGS)
 
 test: lint ## check style and types, then run all tests and every notebook
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env $(ARGS)

@@ -160,7 +160,7 @@ def data() -> None:
 
 @data.command("list")
 def data_list() -> None:
-    """Show every data set and whether it is there."""
+    """Show every data set and whether its files are there (`verify` reads them)."""
     from lmcnb.lab import data as store
 
     for name, entry in store.registry().items():
@@ -192,10 +192,10 @@ def data_verify(names: tuple[str, ...]) -> None:
             store.verify(name)
             click.echo(f"ok      {name}")
         except UserError as error:
-            click.echo(f"broken  {name}: {error}")
+            click.echo(f"{'broken' if store.available(name) else 'absent'}  {name}: {error}")
             failed.append(name)
     if failed:
-        raise UserError(f"{len(failed)} broken: {', '.join(failed)}")
+        raise UserError(f"{len(failed)} broken or absent: {', '.join(failed)}")
 
 
 def _known(names: Sequence[str], registry: Any) -> None:

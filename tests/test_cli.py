@@ -139,7 +139,7 @@ def test_help_is_quick_and_loads_no_torch() -> None:
         (["data", "fetch", "minst"], "did you mean 'mnist'?"),
         (["data", "verify", "minst"], "did you mean 'mnist'?"),
         (["keep", "toy"], "no finished run of toy"),
-        (["keep", "tox"], "no finished run of tox"),
+        (["keep", "tox"], "notebook 'tox' is unknown"),
     ],
 )
 def test_usage_errors_exit_with_2_before_anything_runs(

@@ -34,7 +34,7 @@ def of(program: str) -> list[list[str]]:
 
 
 def test_every_command_is_of_a_known_program() -> None:
-    assert {words[0] for words in COMMANDS} <= {"make", "lmcnb", "papermill", "source", "cd"}
+    assert {words[0] for words in COMMANDS} <= {"git", "make", "lmcnb", "papermill", "source", "cd"}
     assert of("make") and of("lmcnb") and of("papermill")
 
 

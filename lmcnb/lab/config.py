@@ -88,10 +88,15 @@ def parse_set(items: Iterable[str]) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UsageError(f"--set {item!r}: must be key=value, such as images.epochs=100")
+            raise UsageError(f"--set {item!r}: must be key=value, such as n_seeds=2")
         if key in result:
             raise UsageError(f"--set {key}: given twice")
-        result[key] = _value(text.strip())
+        result[key] = value = _value(text.strip())
+        if isinstance(value, str) and value[:1] in ("[", "{"):
+            raise UsageError(
+                f"--set {item}: neither JSON nor TOML; words in a list or table need quotes, such "
+                """as 'methods=["ULA", "LDVI"]'"""
+            )
     return result
 
 
@@ -191,6 +196,13 @@ def _assign(
         )
 
 
+_WORDS = {  # pydantic's "object" and "array" are JSON's words
+    "dict_type": "a table is needed, such as {default = 1}",
+    "list_type": "a list is needed, such as [1]",
+    "model_type": "a group of settings is needed",
+}
+
+
 def _explain(
     schema: type[BaseModel], error: ValidationError, changed: Mapping[str, Any], source: str
 ) -> str:
@@ -203,7 +215,7 @@ def _explain(
         mine = not key or any(_related(key, name) for name in changed)
         where = "" if mine else f"{source}: "
         context = problem.get("ctx") or {}
-        message = str(context.get("error") or problem["msg"])
+        message = _WORDS.get(problem["type"], str(context.get("error") or problem["msg"]))
         message = message[0].lower() + message[1:]
         if problem["type"] == "missing":
             lines.append(f"{source}: {key} is missing")

@@ -28,6 +28,8 @@ def keep(
     Raises:
         UsageError: no such finished run, or another file stands there.
     """
+    if name not in checkout.papers():
+        raise UsageError(checkout.unknown("notebook", name, checkout.papers()))
     folder = checkout.runs_folder(out_dir) / name
     directory, record = _find(name, folder, run_id)
     root = checkout.root()
