@@ -224,8 +224,11 @@ def cite(name: str) -> None:
 @click.argument("name")
 @click.argument("run_id", required=False)
 @click.option("--force", is_flag=True, help="Overwrite a kept result that differs.")
+@click.option("--no-figures", is_flag=True, help="Only the record: a part of a profile, a variant.")
 @click.option("--out-dir", type=FOLDER, help="Where runs are written. [default: runs/]")
-def keep(name: str, run_id: str | None, force: bool, out_dir: Path | None) -> None:
+def keep(
+    name: str, run_id: str | None, force: bool, no_figures: bool, out_dir: Path | None
+) -> None:
     """Copy a finished run to results/ and figures/, where it is committed.
 
     Without RUN_ID, the finished run that was written last.
@@ -233,7 +236,7 @@ def keep(name: str, run_id: str | None, force: bool, out_dir: Path | None) -> No
     from lmcnb.lab import console
     from lmcnb.lab import keep as keeper
 
-    written = keeper.keep(name, run_id, out_dir=out_dir, force=force)
+    written = keeper.keep(name, run_id, out_dir=out_dir, force=force, figures=not no_figures)
     for path in written:
         click.echo(console.short(path))
     if not written:

@@ -277,6 +277,9 @@ def test_keep_copies_once_and_refuses_to_overwrite(toy: Path, executed: list[Any
     refused = lmcnb("keep", "toy", run_id)
     assert refused.exit_code == 2 and "figures/toy/quick/walk.png" in refused.stderr
     assert picture.read_bytes() == b"another"
+    record.unlink()
+    assert lmcnb("keep", "toy", run_id, "--no-figures").exit_code == 0
+    assert record.exists() and picture.read_bytes() == b"another"
     assert lmcnb("keep", "toy", run_id, "--force").exit_code == 0
     assert picture.read_bytes() == b"picture"
     unknown = lmcnb("keep", "toy", run_id[:-1])

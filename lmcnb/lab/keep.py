@@ -12,7 +12,12 @@ FINISHED = ("ok", "diverged")
 
 
 def keep(
-    name: str, run_id: str | None = None, *, out_dir: str | Path | None = None, force: bool = False
+    name: str,
+    run_id: str | None = None,
+    *,
+    out_dir: str | Path | None = None,
+    force: bool = False,
+    figures: bool = True,
 ) -> list[Path]:
     """Copy the record to `results/NAME/RUN_ID.json`, figures to `figures/NAME/PROFILE/`.
 
@@ -21,6 +26,7 @@ def keep(
         run_id: which run; default the finished run written last.
         out_dir: where runs are written, as in `lmcnb run`.
         force: overwrite files that differ.
+        figures: copy the figures too; without, those of the profile's main run stay.
 
     Returns:
         The files that were written.
@@ -35,7 +41,7 @@ def keep(
     root = checkout.root()
     target = root / "results" / name / f"{record['id']}.json"
     pairs = [(directory / records.NAME, target)]
-    for path in sorted((directory / "figures").rglob("*")):
+    for path in sorted((directory / "figures").rglob("*")) if figures else []:
         if path.is_file() and not path.name.startswith("."):
             inner = path.relative_to(directory / "figures")
             pairs.append((path, root / "figures" / name / record["profile"] / inner))
