@@ -253,7 +253,7 @@ def _printed(paper: Facts, names: Sequence[str]) -> Samples | None:
 
 def _paper_value(claim: Claim, cells: Sequence[Row]) -> str | float | None:
     known = [c for c in cells if c["paper"] is not None and not c["excepted"]]
-    if not known:
+    if not known or (len(cells) > 1 and claim.kind in ("check", "finding")):
         return None
     if len(cells) == 1:
         return round(float(known[0]["paper"]), 6)

@@ -96,7 +96,7 @@ class Evidence:
             protocol = json.dumps([record["profile"], rest], sort_keys=True)
             parts = {key: part for key in optional if (part := _part(settings, key))}
             alike = protocols.setdefault(protocol, [])
-            group = next((g for g in alike if _agree(g.parts, parts)), None)
+            group = next((g for g in reversed(alike) if _agree(g.parts, parts)), None)
             if group is None:
                 group = _Group()
                 alike.append(group)

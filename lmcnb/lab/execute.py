@@ -22,6 +22,8 @@ from lmcnb.lab.lock import locked_by
 from lmcnb.lab.plan import Plan
 
 UNFINISHED = "unfinished.ipynb"
+_SILENT = ("papermill", "asyncio")
+"""Loggers: what went wrong is said here, and Ctrl-C needs no traceback."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def execute(
     if max_seconds is not None and not max_seconds > 0:
         raise UsageError(f"max-seconds = {max_seconds}: must be greater than 0")
     if (holder := locked_by(decided.directory)) is not None:
-        raise UserError(f"{decided.directory}: already running (process {holder})")
+        raise UserError(
+            f"{decided.directory}: already running, or open in a notebook (process {holder})"
+        )
     standing = _standing_record(decided, say)
     if standing is not None and standing["status"] == "ok" and not force:
         changed = tuple(fingerprint.changed(standing))
@@ -88,10 +92,7 @@ def _execute(decided: Plan, notebook: Path, max_seconds: float | None) -> Outcom
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    for name in (
-        "papermill",
-        "asyncio",
-    ):  # what went wrong is said below; Ctrl-C needs no traceback
+    for name in _SILENT:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     record_path = decided.directory / records.NAME
     before = _stamp(record_path)
@@ -154,8 +155,11 @@ def _failure(decided: Plan, what: dict[str, Any], output: Path) -> UserError:
 def _write_error(
     decided: Plan, started: float, error: dict[str, Any] | None, status: str = "error"
 ) -> None:
-    """Write the record of a notebook that could not write its own."""
+    """Write the record of a notebook that could not write its own, unless the run is another's."""
     from lmcnb.lab import run
+
+    if locked_by(decided.directory) is not None:
+        return
 
     begun = datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
     session = {"started": begun, "seconds": round(time.time() - started, 3)}

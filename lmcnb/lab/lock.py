@@ -22,58 +22,66 @@ def hold(directory: Path) -> None:
     """Lock a run's folder for this process, until `release` or its end.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or the folder cannot be written.
     """
     release(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    file, free = _wait(directory)
-    if not free:
-        holder = _holder(file)
-        os.close(file)
-        raise UserError(f"{directory}: already running (process {holder})")
-    os.truncate(file, 0)
-    os.write(file, str(os.getpid()).encode())
-    _held[directory] = file
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file, free = _wait(directory, os.O_RDWR | os.O_CREAT)
+        if free:
+            os.truncate(file, 0)
+            os.write(file, str(os.getpid()).encode())
+            _held[directory] = file
+            return
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
+    holder = _holder(file)
+    os.close(file)
+    raise UserError(f"{directory}: already running, or open in a notebook (process {holder})")
 
 
 def release(directory: Path) -> None:
     """Let go of a folder that this process holds, if it does."""
     if (file := _held.pop(directory, None)) is not None:
+        _lock(file, take=False)
         os.close(file)
 
 
 def locked_by(directory: Path) -> str | None:
     """The other process that holds a run's folder, or None."""
-    if directory in _held or not (directory / NAME).exists():
+    if directory in _held:
         return None
-    file, free = _wait(directory)
+    try:
+        file, free = _wait(directory, os.O_RDONLY)
+    except OSError:
+        return None
     holder = None if free else _holder(file)
     os.close(file)
     return holder
 
 
-def _wait(directory: Path) -> tuple[int, bool]:
-    """`_try` until the lock is free or the patience is gone."""
+def _wait(directory: Path, flags: int) -> tuple[int, bool]:
+    """The open lock file and whether it is ours now, when it is free or the patience is gone."""
     until = time.monotonic() + PATIENCE
     while True:
-        file, free = _try(directory)
+        file = os.open(directory / NAME, flags, 0o644)
+        free = _lock(file)
         if free or time.monotonic() > until:
             return file, free
         os.close(file)
         time.sleep(0.2)
 
 
-def _try(directory: Path) -> tuple[int, bool]:
-    file = os.open(directory / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+def _lock(file: int, *, take: bool = True) -> bool:
     try:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if take else fcntl.LOCK_UN)
     except BlockingIOError:
-        return file, False
+        return False
     except (ImportError, OSError):
         pass
-    return file, True
+    return True
 
 
 def _holder(file: int) -> str:

@@ -111,19 +111,20 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def set_aside_older(decided: Plan) -> None:
-    """Move a finished run of other code aside: its checkpoints are not of the code of today."""
+def set_aside_older(decided: Plan) -> bool:
+    """Move a finished run of other code aside (its checkpoints are not today's); whether it did."""
     path = decided.directory / records.NAME
     if not path.exists():
-        return
+        return False
     try:
         record = records.read(path)
     except UserError as error:
         print(f"{error}; the run starts anew beside it")
-        move_aside(decided.directory)
-        return
-    if record["status"] in ("ok", "diverged") and fingerprint.changed(record):
-        move_aside(decided.directory)
+    else:
+        if record["status"] not in ("ok", "diverged") or not fingerprint.changed(record):
+            return False
+    move_aside(decided.directory)
+    return True
 
 
 def move_aside(directory: Path) -> Path:

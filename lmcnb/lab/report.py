@@ -77,8 +77,8 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def show_verdict(row: Row) -> str:
-    """The verdict; where cells differ, how many of them are reproduced."""
-    counted = [c for c in row["cells"] if not c["excepted"]]
+    """The verdict; where cells differ, how many of those that were run are reproduced."""
+    counted = [c for c in row["cells"] if not c["excepted"] and c["verdict"] != NOT_RUN]
     hold = sum(c["verdict"] == REPRODUCED for c in counted)
     told = row["verdict"] in (DIRECTION_ONLY, NOT_REPRODUCED) and len(counted) > 1
     return f"{row['verdict']}, {hold} of {len(counted)} cells hold" if told else row["verdict"]
@@ -185,12 +185,17 @@ def _reasons(rows: Iterable[Row]) -> list[str]:
         and (reason := row["reason"].partition("older code:")[0].rstrip("; "))
     ]
     lacking: dict[str, list[str]] = {}
-    for row in kept:
-        if row["verdict"] == NOT_RUN:
-            reason = next(c["reason"] for c in row["cells"] if c["verdict"] == NOT_RUN)
-            where = reason.partition(" has ")[0] if reason.startswith("no ") else reason
-            lacking.setdefault(where, []).append(row["id"])
-    told += [f"not run, {where}: {', '.join(ids)}" for where, ids in lacking.items()]
+    for row in (row for row in kept if row["verdict"] == NOT_RUN):
+        counted = [c for c in row["cells"] if not c["excepted"]]
+        absent = [c["reason"] for c in counted if c["verdict"] == NOT_RUN]
+        if len(absent) < len(counted) or not absent:
+            told.append(f"{row['id']}: {row['reason'].partition('older code:')[0].rstrip('; ')}")
+            continue
+        record, has, _ = absent[0].partition(" record has ")
+        lacking.setdefault(f"{record}{has}its metrics" if has else absent[0], []).append(row["id"])
+    told += [f"not run, {reason}: {', '.join(ids)}" for reason, ids in lacking.items()]
+    aside = [r for row in kept for r in row["reason"].split("; ") if r.endswith("set aside")]
+    told += list(dict.fromkeys(aside))
     older = sum(bool(row["older_code"]) for row in kept)
     if older:
         told.append(f"{older} of {len(kept)} rest on records of older code (json names them)")

@@ -194,7 +194,7 @@ def slope(
 
     Reproduced: within the bounds by more than `NOISE` standard errors. The direction holds when the
     slope has the sign that the bounds ask for. A y that is not positive has no logarithm: not
-    reproduced.
+    reproduced. An unknown standard error counts as 0: exact numbers have none.
     """
     estimates = [estimate(entries) for entries in samples]
     seeds = _seeds(estimates)
@@ -254,11 +254,9 @@ def _minus(a: Estimate, b: Estimate) -> Estimate:
 
 
 def _seeds(estimates: Sequence[Estimate]) -> dict[str, frozenset[int]]:
-    """All seeds behind several numbers, and those that diverged in any of them."""
-    return {
-        "of": frozenset().union(*(e.of for e in estimates)),
-        "lost": frozenset().union(*(e.lost for e in estimates)),
-    }
+    """The seeds behind several numbers (of the one with fewest), and those lost in any of them."""
+    lost: frozenset[int] = frozenset().union(*(e.lost for e in estimates))
+    return {"of": min((e.of for e in estimates), key=len) | lost, "lost": lost}
 
 
 def _number(e: Estimate) -> float:

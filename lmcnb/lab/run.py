@@ -77,8 +77,9 @@ class Run:
         import torch
 
         self.device = torch.device(decided.device)
-        plan.set_aside_older(decided)
         lock.hold(decided.directory)
+        if plan.set_aside_older(decided):  # with the lock in it
+            lock.hold(decided.directory)
         self._sessions = earlier_sessions(self.directory)
         self._sessions.append(
             {

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -64,8 +64,12 @@ class Method:
         """Refuse what no row of the paper or its code needs, and the fast version does not have.
 
         Raises:
-            UsageError: move, refreshes, network and scale do not fit.
+            UsageError: an unknown word, or move, refreshes, network and scale do not fit.
         """
+        for field, kind in get_type_hints(Method).items():
+            if (allowed := get_args(kind)) and getattr(self, field) not in allowed:
+                words = ", ".join(map(str, allowed))
+                raise UsageError(f"{field} = {getattr(self, field)!r}; allowed: {words}")
         silent, scales = self.network is None, _SCALES.get((self.forward, self.backward), ())
         if self.move == "overdamped":
             fits = silent or (self.network == "new z" and self.scale == "eps")

@@ -99,7 +99,7 @@ class Trainer:
             "chains": training.chains,
             "iterations": training.iterations,
             "decay": training.decay,
-            "learning_rates": list(learning_rates),
+            "learning_rates": [float(rate) for rate in learning_rates],
             "dtype": str(dtype),
         }
         self.device = generators[0].device
@@ -110,7 +110,7 @@ class Trainer:
         finite = [s for s in starts if torch.isfinite(s["mu"] + s["log_sigma"]).all()]
         if finite:  # else every row starts where an earlier one diverged, and diverges as well
             mu, sigma = finite[0]["mu"].to(dtype), finite[0]["log_sigma"].to(dtype).exp()
-            offsets = torch.linspace(-0.1, 0.1, 2 * dim, dtype=dtype, device=self.device)
+            offsets = torch.linspace(-1, 1, 2 * dim, dtype=dtype, device=self.device)
             check_log_density(log_density, mu + offsets.view(2, dim) * sigma)
         self.names = shapes(m, dim, bridges)
         size = rows * sum(math.prod(shape) for shape in self.names.values())
@@ -226,13 +226,11 @@ class Trainer:
         """
         if state.get("format") != 2:
             raise UsageError(f"checkpoint: unknown format {state.get('format')!r}; start afresh")
-        theirs = state["made_for"] | {"rows": len(state["generators"])}
-        ours = self.made_for | {"rows": self.rows}
-        for name, value in ours.items():
-            if theirs.get(name) != value:
+        for name, value in self.made_for.items():
+            theirs = state["made_for"].get(name)
+            if theirs != value:
                 raise UsageError(
-                    f"checkpoint: made for {name} = {theirs.get(name)!r}, not {value!r}; "
-                    "start afresh"
+                    f"checkpoint: made for {name} = {theirs!r}, not {value!r}; start afresh"
                 )
         for name, value in state["tensors"].items():
             getattr(self, name).copy_(value)

@@ -451,7 +451,13 @@ def test_our_own_checks_are_counted_apart(tmp_path):
 def test_reasons_are_told_once(tmp_path):
     write(tmp_path, ORDER + ORDER.replace('"order"', '"second"'))
     none = report.render(claims.judge_all(["demo"], [], root=tmp_path))
-    assert "not run, no laptop or paper record: order, second" in none
+    assert "not run, no laptop or paper record has its metrics: order, second" in none
+    (half,) = claims.judge_all(["demo"], [record(both(*GOOD))], root=write(tmp_path, ORDER))
+    assert "order: 2 cells: 1 reproduced, 1 not run" in report.render([half])
+    changed = record(both(*GOOD) | both(*GOOD, K=16), overrides={"lr": 2.0})
+    aside = report.render(claims.judge_all(["demo"], [changed], root=tmp_path))
+    assert "1 records with changed settings were set aside" in aside
+    write(tmp_path, ORDER + ORDER.replace('"order"', '"second"'))
     whole = [record(both(*GOOD) | both(*GOOD, K=16))]
     rows = claims.judge_all(["demo"], whole, changed=lambda r: ["lmcnb.x"], root=tmp_path)
     text = report.render(rows)

@@ -197,13 +197,23 @@ def test_seeds_that_diverge_in_different_metrics_add_up():
         assert outcome.note == "2 of 3 seeds diverged"
 
 
+def test_the_majority_is_one_of_the_metric_with_fewest_seeds():
+    most_lost, whole = entries(3.0, None, None), entries(1.0, 1.0, 1.0, 1.0, 1.0)
+    assert verdict(rules.ordering, most_lost, whole) == NOT_REPRODUCED
+    one = [{"seed": 7, "value": 3.0, "se": 0.1, "diverged": False}]
+    assert rules.ordering([one, entries(1.0, 1.0, 1.0)]).ours.seeds == 1
+
+
 def test_half_the_seeds_are_no_majority():
     assert verdict(rules.at_least, entries(3.0, None), value=1.0) == NOT_REPRODUCED
     assert verdict(rules.at_least, entries(3.0, 3.0, None, None), value=1.0) == NOT_REPRODUCED
 
 
 def test_an_order_takes_two_standard_errors():
-    assert rules.NOISE == 2.0
+    above, below = entries(1.0, se=0.0), entries(0.0, se=0.0)
+    for se, expected in ((0.49, REPRODUCED), (0.51, DIRECTION_ONLY)):
+        above[0]["se"] = se
+        assert verdict(rules.ordering, above, below) == expected
 
 
 def test_an_error_that_is_no_number_is_unknown():

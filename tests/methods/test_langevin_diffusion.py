@@ -163,6 +163,8 @@ def test_a_combination_of_choices_is_computed_by_both_codes_or_refused(move, mon
         assert same.gradient_error("new", dim=2, bridges=2, chains=3) < 1e-9, choice
         computed += 1
     assert computed >= 3
+    with pytest.raises(UsageError, match="scale = 'huh'; allowed: 2a"):
+        ld.Method("new", move, scale="huh")
     for m in ld.METHODS.values():
         assert ld.Method("again", *(getattr(m, f) for f in ("move", *CHOICES)))
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lmcnb.errors import UsageError
+from lmcnb.evaluation.laplace import laplace
 from lmcnb.lab.data import load
+from lmcnb.lab.files import load_checkpoint, save_checkpoint
 from lmcnb.methods.langevin_diffusion import METHODS, initial_values, log_weight, network_of
 from lmcnb.methods.langevin_diffusion_training import Trainer, Training, log_weights
 from lmcnb.models.targets import Gaussian, make_target
@@ -309,16 +313,51 @@ def test_a_state_of_another_training_is_refused_and_nothing_changes() -> None:
         "chains": make(training=Training(trainer.done, trainer.training.chains + 1)),
         "learning_rates": make(rates=[0.5]),
         "dtype": make(target=make_target("mixture"), dtype=torch.float32),
-        "rows": make(rates=[1e-2] * 2, seeds=[0, 1]),
+        "decay": make(training=Training(trainer.done, trainer.training.chains, 0.5)),
+        "bridges": make(bridges=2),
+        "dim": make(target=Gaussian(torch.zeros(3), torch.eye(3), dtype=DOUBLE), dim=3),
     }
+    assert set(others) == set(trainer.made_for)
+    others["learning_rates"] = make(rates=[1e-2] * 2, seeds=[0, 1])  # another number of rows
     for name, other in others.items():
         before = other.flat.clone()
-        with pytest.raises(UsageError, match="checkpoint: made for"):
+        with pytest.raises(UsageError, match=f"checkpoint: made for {name} ="):
             other.load_state_dict(state)
         assert torch.equal(other.flat, before), name
         assert other.done == 0
     with pytest.raises(UsageError, match="unknown format 1"):
         trainer.load_state_dict(state | {"format": 1})
+
+
+def test_a_state_with_numpy_rates_can_be_read_again(tmp_path: Path) -> None:
+    trainer = make(rates=list(np.array([1e-2])))
+    save_checkpoint(tmp_path / "state.pt", trainer.state_dict())
+    trainer.load_state_dict(load_checkpoint(tmp_path / "state.pt"))
+
+
+def test_a_target_that_autograd_cannot_follow_trains_by_its_own_score() -> None:
+    class Numpy:
+        name, dim = "numpy", 2
+
+        def __call__(self, z: Tensor) -> Tensor:
+            return torch.from_numpy(-0.5 * (z.detach().numpy() ** 2).sum(-1))
+
+        def linearize(self, z: Tensor) -> Any:
+            return -z, lambda v: -v
+
+    run(make("ULA", target=Numpy(), training=Training(3, 2)))
+
+
+@pytest.mark.parametrize("name", ["lorenz", "brownian", "seeds", "breast_cancer"])
+def test_good_targets_are_not_refused_in_float32(name: str) -> None:
+    """At the scale of the posterior and around the origin."""
+    target = make_target(name, data=load(name) if name in ("lorenz", "brownian", "seeds") else None)
+    starts = [{}]
+    if name == "lorenz":
+        point = laplace(make_target(name, DOUBLE, data=load(name)), torch.zeros(90, dtype=DOUBLE))
+        starts += [{"mu": point.mode.float(), "log_sigma": point.sigma.log().float()}]
+    for start in starts:
+        make(target=target, dim=target.dim, initial=[start], dtype=torch.float32)
 
 
 def test_fresh_chains_of_another_number_of_bridges_are_refused() -> None:
