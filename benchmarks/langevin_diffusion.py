@@ -185,7 +185,7 @@ def operations(target: LogisticRegression, bridges: int) -> int:
     return 2 * CHAINS * ((bridges + 1) * 4 * n * d + bridges * network)
 
 
-def measure(rounds: int = 30, block: float = 0.03) -> dict[str, Any]:
+def measure(rounds: int = 100, block: float = 0.03) -> dict[str, Any]:
     """All ratios, measured; raises if the programs disagree."""
     target, source = ionosphere()
     difference = max(disagreement(target, K, torch.float32) for K in (8, 64))
