@@ -69,6 +69,7 @@ def judge_all(
         against if any, and, where a claim has several cells, the one that decides: the worst
         verdict, then the tightest),
         `verdict`, `evidence` (record files), `older_code` (those of them with changed code),
+        `several_commits` (those whose run was continued after the code had changed),
         `reason`, `cells`.
     """
     everything = list(records)
@@ -145,6 +146,7 @@ def _judge(paper: Facts, claim: Claim, evidence: Evidence, changed: Changed | No
         "verdict": NOT_TESTABLE,
         "evidence": [],
         "older_code": [],
+        "several_commits": [],
         "reason": claim.not_testable or "",
         "cells": [],
     }
@@ -162,6 +164,7 @@ def _judge(paper: Facts, claim: Claim, evidence: Evidence, changed: Changed | No
         row["paper_value"] = _paper_value(claim, cells)
     row["evidence"] = sorted(_file(r) for r in used.values())
     row["older_code"] = sorted(_file(used[i]) for i, names in older.items() if names)
+    row["several_commits"] = sorted(_file(r) for r in used.values() if _mixed(r))
     row["verdict"], reasons = _combine(claim, cells)
     if evidence.set_aside and row["verdict"] == NOT_RUN:
         reasons.append(f"{evidence.set_aside} records with changed settings were set aside")
@@ -178,6 +181,10 @@ def _judge(paper: Facts, claim: Claim, evidence: Evidence, changed: Changed | No
         if len(cells) > 1:
             row["ours"]["cell"] = decides["cell"]
     return row
+
+
+def _mixed(record: Record) -> bool:
+    return bool(record.get("code", {}).get("mixed"))
 
 
 def _severity(cell: Row) -> tuple[int, float]:

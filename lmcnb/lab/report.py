@@ -197,6 +197,9 @@ def _reasons(rows: Iterable[Row]) -> list[str]:
     aside = [r for row in kept for r in row["reason"].split("; ") if r.endswith("set aside")]
     told += list(dict.fromkeys(aside))
     older = sum(bool(row["older_code"]) for row in kept)
+    mixed = sorted({file for row in kept for file in row["several_commits"]})
+    if mixed:
+        told.append(f"runs continued across commits, which they list: {', '.join(mixed)}")
     if older:
         told.append(f"{older} of {len(kept)} rest on records of older code (json names them)")
     return [line for text in told for line in textwrap.wrap(text, 150, subsequent_indent="    ")]

@@ -463,6 +463,10 @@ def test_reasons_are_told_once(tmp_path):
     text = report.render(rows)
     assert "2 of 2 rest on records of older code" in text
     assert "lmcnb.x" not in text
+    assert "across commits" not in text
+    whole[0]["code"] = {"mixed": True}
+    text = report.render(claims.judge_all(["demo"], whole, root=tmp_path))
+    assert "runs continued across commits, which they list: a" in text
 
 
 def test_readme_blocks_are_replaced(order, tmp_path, monkeypatch):
