@@ -18,7 +18,7 @@ from torch import Tensor
 from lmcnb.errors import UsageError
 from lmcnb.evaluation.estimators import Estimate, effective_sample_size, log_mean_exp
 from lmcnb.kernels import hmc
-from lmcnb.kernels.gradients import LogDensity, Product, value_and_score
+from lmcnb.kernels.gradients import LogDensity, Product, linearize, value_and_score
 
 
 class AISResult(NamedTuple):
@@ -55,10 +55,13 @@ class _Bridge:
     def linearize(self, u: Tensor) -> tuple[Tensor, Product]:
         _, score = value_and_score(self.target, self.place(u))
 
-        def product(vector: Tensor) -> Tensor:
-            raise NotImplementedError("HMC needs no Hessian")
+        beta = self.beta
 
-        return self.beta * (score @ self.root) - (1 - self.beta) * u, product
+        def product(vector: Tensor) -> Tensor:
+            hessian = linearize(self.target, self.place(u))[1]
+            return beta * (hessian(vector @ self.root.mT) @ self.root) - (1 - beta) * vector
+
+        return beta * (score @ self.root) - (1 - beta) * u, product
 
 
 def ais(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from lmcnb.experiments.langevin_diffusion import MEAN_FIELD, Cell, target
 from lmcnb.experiments.langevin_diffusion_report import mean_elbo
@@ -119,6 +120,7 @@ def training_curves(results: Sequence[Result], bridges: int) -> tuple[Any, Array
             low, high = np.quantile(shown, [0.02, 1.0])
             ax.set_ylim(low - 0.3 * (high - low), high + 0.1 * (high - low))
         ax.set_title(f"{name}, K = {bridges}")
+        ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set_xlabel("iteration")
         ax.set_ylabel("ELBO (nats)")
     more = [Patch(color="0.8", label="range over seeds")] if seeds > 1 else []

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcnb.lab import facts
+from lmcnb.lab.compare import compare
 from lmcnb.lab.evidence import Choice, Evidence, Record, read_records
 from lmcnb.lab.facts import Claim, Facts
 from lmcnb.lab.rules import (
@@ -33,7 +34,6 @@ from lmcnb.lab.rules import (
     RULES,
     Outcome,
     Samples,
-    estimate,
 )
 
 __all__ = ["compare", "judge", "judge_all", "load_claims", "read_records", "summary"]
@@ -90,48 +90,6 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Counter[str]]:
     for row in rows:
         counts.setdefault(row["paper"], Counter())[row["verdict"]] += 1
     return counts
-
-
-def compare(
-    name: str,
-    records: Iterable[Record],
-    prefix: str,
-    *,
-    profile: str | None = None,
-    root: str | Path | None = None,
-) -> list[Row]:
-    """The tables beside our records: one row for each metric that starts with `prefix`.
-
-    Args:
-        name: the paper.
-        records: as `read_records` gives them.
-        prefix: such as `elbo/sonar/`.
-        profile: only records of this profile; default: the highest that has the metric.
-        root: the folder of the facts.
-
-    Returns:
-        Rows with `metric`, a column for each table (value and sd), `ours` (value and standard
-        error), `seeds`, `diverged` (how many of them) and `profile`.
-    """
-    paper = facts.load(name, root)
-    kept = [r for r in records if profile is None or r["profile"] == profile]
-    evidence = Evidence(name, kept, paper.scope, paper.optional)
-    tables = {t.id: t.entries for t in paper.table}
-    metrics = dict.fromkeys(m for entries in tables.values() for m in entries)
-    metrics |= dict.fromkeys(m for r in kept if r["notebook"] == name for m in r["metrics"])
-    rows = []
-    for metric in (m for m in metrics if m.startswith(prefix)):
-        row: Row = {"metric": metric}
-        for table, entries in tables.items():
-            found = entries.get(metric)
-            row[table] = None if found is None else (found["value"], found["sd"])
-        choice = evidence.latest(metric)
-        ours = estimate(choice.samples[0]) if choice.profile else None
-        row["ours"] = None if ours is None else (ours.value, ours.standard_error)
-        row |= {"seeds": ours.seeds if ours else None, "profile": choice.profile}
-        row["diverged"] = ours.diverged if ours else 0
-        rows.append(row)
-    return rows
 
 
 def _judge(paper: Facts, claim: Claim, evidence: Evidence, changed: Changed | None) -> Row:

@@ -23,6 +23,7 @@ from lmcnb.lab import checkout, config
 _SHOW = [
     "bars",
     "claims",
+    "compare",
     "console",
     "evidence",
     "facts",

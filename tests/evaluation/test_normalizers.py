@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmcnb.errors import UserError
-from lmcnb.evaluation.ais import ais
+from lmcnb.evaluation.ais import _Bridge, ais
 from lmcnb.evaluation.laplace import hessian, laplace
 from lmcnb.evaluation.particle_filter import (
     lorenz_log_normalizer,
@@ -211,6 +211,20 @@ def test_seeds_normalizer() -> None:
 
 
 # Annealed importance sampling ----------------------------------------------------------------
+
+
+def test_the_bridge_of_ais_has_the_score_and_hessian_of_its_density() -> None:
+    g = torch.Generator().manual_seed(0)
+    root = torch.tensor([[1.0, 0.0], [0.4, 0.7]], dtype=torch.float64)
+    mean = torch.tensor([0.3, -0.2], dtype=torch.float64)
+    bridge = _Bridge(make_target("mixture", torch.float64), mean, root)
+    bridge.beta = 0.6
+    u = torch.randn(1, 2, generator=g, dtype=torch.float64)
+    score, product = bridge.linearize(u)
+    plain = torch.autograd.functional.jacobian(lambda x: bridge(x).sum(), u)
+    torch.testing.assert_close(score, plain)
+    curvature = torch.autograd.functional.hessian(lambda x: bridge(x).sum(), u)[0, :, 0]
+    torch.testing.assert_close(product(torch.eye(2, dtype=torch.float64)[:1])[0], curvature[0])
 
 
 def test_ais_is_exact_when_it_starts_at_the_target() -> None:
