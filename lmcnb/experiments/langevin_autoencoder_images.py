@@ -1,0 +1,372 @@
+"""Image modelling with the Langevin autoencoder and its baselines (2209.07036: tables, figure 4).
+
+A cell is one data set, arm and seed (on a GPU all seeds of an arm, as rows of one program). Its
+result is a JSON file, written whole when the cell is done; while it trains, a checkpoint beside it
+makes a killed or paused run go on where it was. Seeds are paired: with the same seed every arm
+starts with the same decoder and features and sees the images in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmcnb.kernels.gradients import linearize
+from lmcnb.lab.data import load
+from lmcnb.lab.files import read_json, remove_checkpoint, save_checkpoint, write_json
+from lmcnb.lab.pool import map_cells, report
+from lmcnb.lab.randomness import generator
+from lmcnb.lab.training import fit
+from lmcnb.methods.langevin_autoencoder import Langevin, amortized, gram
+from lmcnb.methods.langevin_autoencoder_bounds import importance_weighted, negative_elbo
+from lmcnb.methods.langevin_autoencoder_fast import part
+from lmcnb.methods.langevin_autoencoder_training import Model, Streams, Trainer, Training
+from lmcnb.models.discretized_logistic import scale_of, to_grid
+from lmcnb.papers.langevin_autoencoder import Images, by_name
+
+BLOCKS = 300  # points kept of the acceptance and loss curves
+MONITORED = 1000  # test images of a learning curve, evenly spaced
+LOOKS = 50  # points of a learning curve
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One program: a data set, an arm, some seeds."""
+
+    dataset: str
+    arm: str
+    seeds: tuple[int, ...]
+    training: Training
+    images: Images
+    directory: Path
+    device: str
+    deadline: float | None
+
+    @property
+    def name(self) -> str:
+        """Used in file names: `mnist-LAE-0`."""
+        return f"{self.dataset}-{self.arm}-{'_'.join(map(str, self.seeds))}"
+
+    @property
+    def result(self) -> Path:
+        """Where the finished cell lies."""
+        return self.directory / "cells" / f"{self.name}.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the unfinished cell lies."""
+        return self.directory / "checkpoints" / f"{self.name}.pt"
+
+    @property
+    def work(self) -> float:
+        """Relative cost, for the bar."""
+        return steps_of(self) * cost(self.training)
+
+
+def steps_of(cell: Cell) -> int:
+    """Training steps of a cell, without reading its data."""
+    known = {"digits": 1437, "svhn": 73257, "cifar10": 50000, "celeba32": 162770}
+    size = known.get(cell.dataset, 60000)
+    limit = by_name(cell.images.train_images, cell.dataset)
+    size = min(size, limit) if limit else size
+    return max(1, round(cell.training.epochs * (size // cell.training.batch)))
+
+
+def cost(t: Training) -> float:
+    """Rough cost of a step, for the bar: 1 is the VAE's at full width with bfloat16 products."""
+    if t.method == "LAE":
+        steps = 0.9 + 0.5 * t.langevin.total
+    else:
+        steps = 1.2 + 0.35 * t.refinements if t.method == "Hoffman" else 1.0
+    return steps * (t.width / 1024) ** 2 * (1 if t.products == "bfloat16" else 2.5)
+
+
+def training_of(arm: str, dataset: str, images: Images, levels: int) -> Training:
+    """The training that an arm's name stands for."""
+    base = Training(
+        method="LAE" if arm.startswith("LAE") else "VAE",
+        epochs=by_name(images.epochs, dataset),
+        batch=images.batch,
+        learning_rate=images.learning_rate,
+        width=images.width,
+        latent=by_name(images.latent, dataset),
+        levels=levels,
+        refinement_step=images.refinement_step,
+        langevin=Langevin(step_size=images.step_size, extra_step=images.extra_step),
+        products=images.products,
+    )
+    name, *options = arm.split("-")
+    for option in options:
+        if option == "float32":
+            base = replace(base, products="float32")
+        elif option == "long":
+            base = replace(base, epochs=base.epochs * images.long)
+        elif option == "flow":
+            base = replace(base, method="VAE-flow")
+        elif name == "Hoffman":
+            base = replace(base, method="Hoffman", refinements=int(option))
+        else:
+            named: dict[str, dict[str, Any]] = {
+                "frozen": {"moves": 0},
+                "gradient": {"moves": 0, "gradient": True},
+                "unadjusted": {"adjusted": False},
+                "healthy": {"target_acceptance": images.healthy_acceptance},
+            }
+            changes = named[option] if option in named else {"moves": int(option)}
+            base = replace(base, langevin=replace(base.langevin, **changes))
+    return base
+
+
+def cells(run: Any) -> list[Cell]:
+    """The cells of `run` (a `lab.Run`), in the order of its settings."""
+    images: Images = run.settings.images
+    together = run.device.type == "cuda"
+    found = []
+    for dataset in images.datasets:
+        levels = 17 if dataset == "digits" else 256
+        for arm in images.arms:
+            training = training_of(arm, dataset, images, levels)
+            seeds = tuple(run.seeds[: by_name(images.seeds, arm)])
+            where = (images, run.directory, str(run.device), run.deadline)
+            groups = [seeds] if together else [(s,) for s in seeds]
+            found += [Cell(dataset, arm, group, training, *where) for group in groups]
+    return found
+
+
+def train(found: Sequence[Cell], workers: int, desc: str) -> list[dict[str, Any]]:
+    """Train all cells that are not finished, on `workers` processes; results in the same order."""
+    return map_cells(train_cell, found, workers=workers, work=[c.work for c in found], desc=desc)
+
+
+def read_images(dataset: str, limit: int = 0) -> tuple[Tensor, Tensor]:
+    """Training and test images, `(n, pixels)` uint8; the first `limit` training images, 0: all.
+
+    Digits have no published split: every fifth image is a test image.
+    """
+    if dataset == "digits":
+        pixels = torch.from_numpy(load("digits")["images"]).flatten(1)
+        test = torch.arange(len(pixels)) % 5 == 4
+        train_images, test_images = pixels[~test], pixels[test]
+    else:
+        train_images, test_images = (
+            torch.from_numpy(load(dataset, split)["images"]).flatten(1)
+            for split in ("train", "test")
+        )
+    return (train_images[:limit] if limit else train_images), test_images
+
+
+def spaced(pixels: Tensor, n: int) -> Tensor:
+    """`n` evenly spaced images: the first ones of MNIST's test set are easier than the rest."""
+    if n >= len(pixels):
+        return pixels
+    return pixels[torch.linspace(0, len(pixels) - 1, n).round().long()]
+
+
+def train_cell(cell: Cell) -> dict[str, Any]:
+    """Train and evaluate one cell, or read its finished result."""
+    if cell.result.exists():
+        report(cell.work)
+        return read_json(cell.result)
+    # filling fresh memory would cost an eighth of a step
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+    device = torch.device(cell.device)
+    limit = by_name(cell.images.train_images, cell.dataset)
+    train_images, test_images = read_images(cell.dataset, limit)
+    streams = [
+        Streams(
+            generator(seed, f"{cell.dataset}/start", device),
+            generator(seed, f"{cell.dataset}/order"),
+            generator(seed, f"{cell.dataset}/{cell.arm.removesuffix('-float32')}/noise", device),
+        )
+        for seed in cell.seeds
+    ]
+    watched = spaced(test_images, MONITORED).to(device)
+    fixed = spaced(train_images, cell.training.batch).to(device)
+    exact = Model(cell.training, train_images.shape[1])
+
+    def monitor(trainer: Trainer) -> dict[str, Any]:
+        return look(cell, trainer, exact, watched, fixed)
+
+    every = max(1, steps_of(cell) // LOOKS)
+    trainer = Trainer(cell.training, train_images, streams, monitor, every)
+    per_step = cost(cell.training)
+    fit(
+        trainer,
+        trainer.iterations,
+        cell.checkpoint,
+        deadline=cell.deadline,
+        report=lambda n: report(n * per_step),
+        check_every=50,
+    )
+    report(cell.work - trainer.done * per_step)
+    result = {
+        "dataset": cell.dataset,
+        "arm": cell.arm,
+        "seeds": evaluate(cell, trainer, exact, train_images, test_images),
+        "iterations": trainer.done,
+        "seconds": trainer.seconds,
+        "parameters": sum(v[0].numel() for v in trainer.parameters.values()),
+        "decoder_calls": decoder_calls(trainer),
+    }
+    parameters = {k: v.cpu().clone() for k, v in trainer.parameters.items()}
+    save_checkpoint(cell.result.with_suffix(".pt"), parameters)
+    write_json(cell.result, result)
+    remove_checkpoint(cell.checkpoint)
+    return result
+
+
+def decoder_calls(trainer: Trainer) -> int:
+    """Images passed through the decoder in training, over all rows."""
+    t = trainer.training
+    per_step = {"LAE": 1 + t.langevin.total, "Hoffman": 2 + t.refinements}.get(t.method, 1)
+    return trainer.done * t.batch * per_step * trainer.rows
+
+
+def look(
+    cell: Cell, trainer: Trainer, model: Model, watched: Tensor, fixed: Tensor
+) -> dict[str, Any]:
+    """A point of the learning curve; every list has one entry a seed."""
+    p, pixels = trainer.parameters, trainer.model.pixels
+    fresh = [generator(seed, f"{cell.dataset}/monitor", trainer.device) for seed in cell.seeds]
+    bound = negative_elbo(model, p, watched, fresh, cell.images.posterior_width)
+    seen: dict[str, Any] = {
+        "nelbo": rounded(bound.mean(-1) / pixels),
+        "scale": rounded(scale_of(p["b"]).view(-1)),
+    }
+    if cell.training.method != "LAE":
+        return seen
+    x = to_grid(fixed, cell.training.levels).to(trainer.device)
+    with torch.no_grad():
+        h = model.body.forward(part(p, "body"), x.expand(trainer.rows, *x.shape))
+        K = gram(h)
+    eta = trainer.log_step.exp() / cell.training.batch
+    seen |= {
+        "smallest": rounded(K.smallest),
+        "largest": rounded(K.largest),
+        "rank": [int(r) for r in K.rank],
+        "step_size": rounded(eta),
+        "stability": rounded(eta.double() * largest_curvature(model, p, x, h)),
+    }
+    return seen
+
+
+def largest_curvature(model: Model, p: dict[str, Tensor], x: Tensor, h: Tensor) -> Tensor:
+    """The largest eigenvalue (in magnitude) of the Hessian of V in Phi, `(rows)`, power iteration.
+
+    Langevin steps are stable where eta times this is below 2.
+    """
+
+    def log_joint(z: Tensor) -> Tensor:
+        return model.log_likelihood(p, x, z) - 0.5 * z.square().sum(-1)
+
+    _, product = linearize(amortized(log_joint, h), p["phi"])
+    v = torch.ones_like(p["phi"])
+    for _ in range(POWER_ITERATIONS):
+        v = product(v / v.norm(dim=-1, keepdim=True))
+    return v.norm(dim=-1).double()
+
+
+POWER_ITERATIONS = 20
+
+
+def evaluate(
+    cell: Cell, trainer: Trainer, model: Model, train_images: Tensor, test_images: Tensor
+) -> list[dict[str, Any]]:
+    """What is kept of every seed: bounds on all test images, curves, and a few reconstructions."""
+    images, p, pixels = cell.images, trainer.parameters, model.pixels
+    lae = cell.training.method == "LAE"
+    diverged = trainer.diverged_at()
+
+    def streams(what: str) -> list[torch.Generator]:
+        return [generator(s, f"{cell.dataset}/{what}", trainer.device) for s in cell.seeds]
+
+    widths = images.posterior_widths if lae else [images.posterior_width]
+    bounds = {
+        w: negative_elbo(model, p, test_images, streams("elbo"), w) / pixels
+        for w in {*widths, images.posterior_width}
+    }
+    few = spaced(train_images, by_name(images.importance_images, cell.dataset))
+    many = spaced(test_images, by_name(images.importance_images, cell.dataset))
+    k = images.importance_samples
+    weighted, chosen = [], []
+    on_train = {
+        w: importance_weighted(model, p, few[:: max(1, len(few) // 500)], streams("choose"), k, w)
+        for w in (widths if len(widths) > 1 else [])
+    }
+    on_test = {
+        w: importance_weighted(model, p, many, streams("weighted"), k, w) / pixels for w in widths
+    }
+    for r in range(trainer.rows):  # the width is chosen on training images
+        best = min(on_train, key=lambda w: float(on_train[w][r].mean())) if on_train else widths[0]
+        chosen.append(best)
+        weighted.append(on_test[best][r])
+    found = []
+    for r, seed in enumerate(cell.seeds):
+        own = bounds[images.posterior_width][r]
+        lost = diverged[r] is not None or not bool(torch.isfinite(own).all())
+        found.append(
+            {
+                "seed": seed,
+                "diverged_at": (diverged[r] or trainer.done) if lost else None,
+                "nelbo": None if lost else moments(own),
+                "by_width": {str(w): None if lost else moments(b[r]) for w, b in bounds.items()}
+                if lae
+                else {},
+                "weighted": None if lost else moments(weighted[r]),
+                "weighted_by_width": {str(w): moments(b[r]) for w, b in on_test.items()}
+                if lae and not lost
+                else {},
+                "weighted_width": chosen[r] if lae else None,
+                "scale": float(scale_of(p["b"]).view(-1)[r]),
+                "seconds": trainer.seconds / trainer.rows,
+                "curve": [
+                    {k: v[r] if isinstance(v, list) else v for k, v in point.items()}
+                    for point in trainer.curve
+                ],
+                "acceptance": blocks(trainer.acceptance[: trainer.done, r]) if lae else None,
+                "loss": blocks(trainer.losses[: trainer.done, r] / pixels),
+                "pictures": None if lost else pictures(model, p, test_images, r),
+            }
+        )
+    return found
+
+
+@torch.no_grad()
+def pictures(model: Model, p: dict[str, Tensor], test_images: Tensor, r: int) -> list[list[int]]:
+    """The decoder's means of eight test images, at their latent means, as levels of the grid."""
+    from lmcnb.methods.langevin_autoencoder_bounds import posterior
+
+    pixels = spaced(test_images, 8)
+    own = {k: v[r : r + 1] for k, v in p.items()}
+    x = to_grid(pixels, model.t.levels).to(own["b"].device)[None]
+    mean = model.decoder.forward(part(own, "decoder"), posterior(model, own, x, 1.0)[0])[0]
+    levels = ((mean.clamp(-1, 1) + 1) / 2 * (model.t.levels - 1)).round().to(torch.uint8).cpu()
+    return [row.tolist() for row in levels]
+
+
+def moments(values: Tensor) -> dict[str, Any]:
+    """Mean over images, its standard error, and their number."""
+    return {
+        "value": float(values.mean()),
+        "se": float(values.std()) / len(values) ** 0.5,
+        "n": len(values),
+    }
+
+
+def blocks(values: Tensor) -> dict[str, Any]:
+    """Means of consecutive steps, at most BLOCKS of them, with the number of steps in each."""
+    every = -(-len(values) // BLOCKS)
+    parts = values.double().cpu().split(every)
+    return {"every": every, "mean": [float(f"{float(b.mean()):.5g}") for b in parts]}
+
+
+def rounded(values: Tensor) -> list[float | None]:
+    """Six significant digits; None where it is not a number."""
+    return [
+        float(f"{v:.6g}") if v == v and abs(v) != float("inf") else None for v in values.tolist()
+    ]

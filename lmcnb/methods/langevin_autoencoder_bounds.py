@@ -1,0 +1,125 @@
+"""Bounds on log p(x) of trained models, image by image: the table's, and a tighter one.
+
+The paper evaluates every model by -ELBO with one sample an image: baselines with their own encoder,
+the Langevin autoencoder with q(z) = N(Phi g(x), sigma^2 I), sigma = 0.05 by hand. That sigma is not
+trained, so `widths` may name others, and the importance-weighted bound depends on it less. Products
+are float32 here whatever they were in training. Units: nats an image (divide by the number of
+pixels for the table's nats per dimension).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmcnb.errors import UsageError
+from lmcnb.evaluation.importance_weighted import importance_weighted_bound
+from lmcnb.methods.langevin_autoencoder import latent
+from lmcnb.methods.langevin_autoencoder_fast import part
+from lmcnb.methods.langevin_autoencoder_training import Model
+from lmcnb.models import planar_flow
+from lmcnb.models.discretized_logistic import to_grid
+from lmcnb.models.gaussian import elbo, log_normal, log_standard
+
+CHUNK = 1000  # images at once
+
+
+def posterior(
+    model: Model, p: Mapping[str, Tensor], x: Tensor, width: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of q (before any flow) for images `(rows, B, pixels)`."""
+    if model.t.method == "LAE":
+        mean = latent(p["phi"], model.body.forward(part(p, "body"), x))
+        return mean, torch.full_like(mean, width)
+    return model.encode(p, x)
+
+
+def log_weight(
+    model: Model, p: Mapping[str, Tensor], x: Tensor, mean: Tensor, std: Tensor, noise: Tensor
+) -> Tensor:
+    """log p(x, z) - log q(z | x) at one sample, `(rows, B)`."""
+    z = mean + std * noise
+    log_q = log_normal(z, mean, std)
+    if model.t.method == "VAE-flow":
+        z, log_det = planar_flow.forward(part(p, "flow"), z)
+        log_q = log_q - log_det
+    return model.log_likelihood(p, x, z) + log_standard(z) - log_q
+
+
+@torch.no_grad()
+def negative_elbo(
+    model: Model,
+    p: Mapping[str, Tensor],
+    pixels: Tensor,
+    generators: Sequence[torch.Generator],
+    width: float = 0.05,
+) -> Tensor:
+    """-ELBO of every image with one sample `(rows, n)`; the KL in closed form, but for the flow.
+
+    Args:
+        model: the networks.
+        p: their parameters.
+        pixels: images `(n, pixels)`, whole levels.
+        generators: one a row.
+        width: sigma of the Langevin autoencoder's posterior; baselines have their own.
+    """
+    if not 0 < width < float("inf"):
+        raise UsageError(f"width={width!r}: a positive number is needed")
+    parts = []
+    for x in chunks(model, p, pixels):
+        mean, std = posterior(model, p, x, width)
+        noise = draw(mean, generators)
+        if model.t.method == "VAE-flow":
+            parts.append(-log_weight(model, p, x, mean, std, noise))
+        else:
+            likelihood = partial(model.log_likelihood, p, x)
+            parts.append(-elbo(likelihood, mean, std, noise))
+    return torch.cat(parts, -1).double()
+
+
+@torch.no_grad()
+def importance_weighted(
+    model: Model,
+    p: Mapping[str, Tensor],
+    pixels: Tensor,
+    generators: Sequence[torch.Generator],
+    samples: int,
+    width: float = 0.05,
+) -> Tensor:
+    """Minus the importance-weighted bound of every image, `(rows, n)`; arguments as above."""
+    parts = []
+    for x in chunks(model, p, pixels):
+        mean, std = posterior(model, p, x, width)
+        fresh = partial(_fresh_log_weight, model, p, x, mean, std, generators)
+        parts.append(-importance_weighted_bound(fresh, samples))
+    return torch.cat(parts, -1)
+
+
+def _fresh_log_weight(
+    model: Model,
+    p: Mapping[str, Tensor],
+    x: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    return log_weight(model, p, x, mean, std, draw(mean, generators))
+
+
+def chunks(model: Model, p: Mapping[str, Tensor], pixels: Tensor) -> list[Tensor]:
+    """The images on the grid, `(rows, at most CHUNK, pixels)` each, rows sharing them."""
+    rows, device = p["b"].shape[0], p["b"].device
+    return [
+        to_grid(c, model.t.levels).to(device, p["b"].dtype).expand(rows, *c.shape)
+        for c in pixels.split(CHUNK)
+    ]
+
+
+def draw(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise shaped as `like`, one generator a row."""
+    kind: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+    return torch.stack([torch.randn(like.shape[1:], generator=g, **kind) for g in generators])
