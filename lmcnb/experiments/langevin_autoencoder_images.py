@@ -70,7 +70,7 @@ class Cell:
 
 def steps_of(cell: Cell) -> int:
     """Training steps of a cell, without reading its data."""
-    known = {"digits": 1437, "svhn": 73257, "cifar10": 50000, "celeba32": 162770}
+    known = {"digits": 1500, "svhn": 73257, "cifar10": 50000, "celeba32": 162770}
     size = known.get(cell.dataset, 60000)
     limit = by_name(cell.images.train_images, cell.dataset)
     size = min(size, limit) if limit else size
@@ -144,19 +144,10 @@ def train(found: Sequence[Cell], workers: int, desc: str) -> list[dict[str, Any]
 
 
 def read_images(dataset: str, limit: int = 0) -> tuple[Tensor, Tensor]:
-    """Training and test images, `(n, pixels)` uint8; the first `limit` training images, 0: all.
-
-    Digits have no published split: every fifth image is a test image.
-    """
-    if dataset == "digits":
-        pixels = torch.from_numpy(load("digits")["images"]).flatten(1)
-        test = torch.arange(len(pixels)) % 5 == 4
-        train_images, test_images = pixels[~test], pixels[test]
-    else:
-        train_images, test_images = (
-            torch.from_numpy(load(dataset, split)["images"]).flatten(1)
-            for split in ("train", "test")
-        )
+    """Training and test images, `(n, pixels)` uint8; the first `limit` training images, 0: all."""
+    train_images, test_images = (
+        torch.from_numpy(load(dataset, split)["images"]).flatten(1) for split in ("train", "test")
+    )
     return (train_images[:limit] if limit else train_images), test_images
 
 
@@ -286,42 +277,40 @@ def evaluate(
         return [generator(s, f"{cell.dataset}/{what}", trainer.device) for s in cell.seeds]
 
     widths = images.posterior_widths if lae else [images.posterior_width]
-    bounds = {
-        w: negative_elbo(model, p, test_images, streams("elbo"), w) / pixels
-        for w in {*widths, images.posterior_width}
-    }
-    few = spaced(train_images, by_name(images.importance_images, cell.dataset))
-    many = spaced(test_images, by_name(images.importance_images, cell.dataset))
-    k = images.importance_samples
-    weighted, chosen = [], []
-    on_train = {
-        w: importance_weighted(model, p, few[:: max(1, len(few) // 500)], streams("choose"), k, w)
-        for w in (widths if len(widths) > 1 else [])
-    }
-    on_test = {
-        w: importance_weighted(model, p, many, streams("weighted"), k, w) / pixels for w in widths
-    }
-    for r in range(trainer.rows):  # the width is chosen on training images
-        best = min(on_train, key=lambda w: float(on_train[w][r].mean())) if on_train else widths[0]
-        chosen.append(best)
-        weighted.append(on_test[best][r])
+    bounds = {}
+    for w in {*widths, images.posterior_width}:
+        draws = [negative_elbo(model, p, test_images, streams(f"elbo/{i}"), w) for i in (0, 1)]
+        bounds[w] = (
+            (draws[0] + draws[1]) / (2 * pixels),
+            (draws[0] - draws[1]).abs() / (2 * pixels),
+        )
+    k, n = images.importance_samples, by_name(images.importance_images, cell.dataset)
+    few, many = spaced(train_images, max(1, n // 4)), spaced(test_images, n)
+
+    def weighted(seen: Tensor, what: str) -> dict[float, tuple[Tensor, Tensor]]:
+        found = {w: importance_weighted(model, p, seen, streams(what), k, w) for w in widths}
+        return {w: (b.value / pixels, b.se / pixels) for w, b in found.items()}
+
+    on_train = weighted(few, "choose") if len(widths) > 1 else {}
+    on_test = weighted(many, "weighted")
     found = []
     for r, seed in enumerate(cell.seeds):
-        own = bounds[images.posterior_width][r]
-        lost = diverged[r] is not None or not bool(torch.isfinite(own).all())
+        own = [b[r] for b in bounds[images.posterior_width]]
+        best = min(on_train, key=lambda w: float(on_train[w][0][r].mean()), default=widths[0])
+        lost = diverged[r] is not None or not bool(torch.isfinite(own[0]).all())
         found.append(
             {
                 "seed": seed,
                 "diverged_at": (diverged[r] or trainer.done) if lost else None,
-                "nelbo": None if lost else moments(own),
-                "by_width": {str(w): None if lost else moments(b[r]) for w, b in bounds.items()}
-                if lae
-                else {},
-                "weighted": None if lost else moments(weighted[r]),
-                "weighted_by_width": {str(w): moments(b[r]) for w, b in on_test.items()}
+                "nelbo": None if lost else moments(*own),
+                "by_width": {str(w): moments(b[0][r], b[1][r]) for w, b in bounds.items()}
                 if lae and not lost
                 else {},
-                "weighted_width": chosen[r] if lae else None,
+                "weighted": None if lost else moments(*(b[r] for b in on_test[best])),
+                "weighted_by_width": {str(w): moments(b[0][r], b[1][r]) for w, b in on_test.items()}
+                if lae and not lost
+                else {},
+                "weighted_width": best if lae else None,  # chosen on training images
                 "scale": float(scale_of(p["b"]).view(-1)[r]),
                 "seconds": trainer.seconds / trainer.rows,
                 "curve": [
@@ -349,11 +338,11 @@ def pictures(model: Model, p: dict[str, Tensor], test_images: Tensor, r: int) ->
     return [row.tolist() for row in levels]
 
 
-def moments(values: Tensor) -> dict[str, Any]:
-    """Mean over images, its standard error, and their number."""
+def moments(values: Tensor, errors: Tensor) -> dict[str, Any]:
+    """Mean over the images at hand; its error is that of the draws of z, the images are fixed."""
     return {
         "value": float(values.mean()),
-        "se": float(values.std()) / len(values) ** 0.5,
+        "se": float(errors.square().sum().sqrt()) / len(values),
         "n": len(values),
     }
 

@@ -193,7 +193,7 @@ def check_features(features: Tensor, step_size: float, curvature: float = 1.0) -
     if step_size * float(K.largest) * curvature > 2:
         warnings.warn(
             f"step_size = {step_size:.3g} times the Gram matrix's largest eigenvalue "
-            f"{float(K.largest):.4g} times the curvature {curvature:.3g} is above 2: without a test "
+            f"{float(K.largest):.4g} times the curvature {curvature:.3g} exceeds 2: without a test "
             "the chain diverges, with it nearly nothing is accepted; use at most "
             f"{2 / (float(K.largest) * curvature):.2g}, or scale the features down",
             stacklevel=2,

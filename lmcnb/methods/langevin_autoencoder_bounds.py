@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lmcnb.errors import UsageError
-from lmcnb.evaluation.importance_weighted import importance_weighted_bound
+from lmcnb.evaluation.importance_weighted import Bound, importance_weighted_bound
 from lmcnb.methods.langevin_autoencoder import latent
 from lmcnb.methods.langevin_autoencoder_fast import part
 from lmcnb.methods.langevin_autoencoder_training import Model
@@ -89,14 +89,19 @@ def importance_weighted(
     generators: Sequence[torch.Generator],
     samples: int,
     width: float = 0.05,
-) -> Tensor:
-    """Minus the importance-weighted bound of every image, `(rows, n)`; arguments as above."""
-    parts = []
+) -> Bound:
+    """Minus the importance-weighted bound of every image, and its error, both `(rows, n)`.
+
+    Arguments as above; `samples` is the number of draws an image.
+    """
+    values, errors = [], []
     for x in chunks(model, p, pixels):
         mean, std = posterior(model, p, x, width)
         fresh = partial(_fresh_log_weight, model, p, x, mean, std, generators)
-        parts.append(-importance_weighted_bound(fresh, samples))
-    return torch.cat(parts, -1)
+        bound = importance_weighted_bound(fresh, samples)
+        values.append(-bound.value)
+        errors.append(bound.se)
+    return Bound(torch.cat(values, -1), torch.cat(errors, -1))
 
 
 def _fresh_log_weight(
