@@ -58,6 +58,22 @@ METHODS: dict[str, MethodStyle] = {
     "e-lp-sna": MethodStyle(_PINK, "p", "--"),
     "ea-lp-sn": MethodStyle(_BLACK, "P", "--"),
     "me_e": MethodStyle(_BLACK, "*", ":"),
+    "VAE": MethodStyle(_BLACK, "s"),
+    "VAE-long": MethodStyle(_BLACK, "s", "--"),
+    "VAE-float32": MethodStyle(_BLACK, "s", ":"),
+    "VAE-flow": MethodStyle(_GREEN, "^"),
+    "Hoffman-2": MethodStyle(_BLUE, "D"),
+    "Hoffman-10": MethodStyle(_BLUE, "d", "--"),
+    "LAE": MethodStyle(_RED, "o"),
+    "LAE-float32": MethodStyle(_RED, "o", ":"),
+    "LAE-frozen": MethodStyle(_SKY, "v"),
+    "LAE-gradient": MethodStyle(_PINK, "P"),
+    "LAE-healthy": MethodStyle(_ORANGE, "p"),
+    "LAE-1": MethodStyle(_ORANGE, "<", "-."),
+    "LAE-5": MethodStyle(_PINK, ">", "-."),
+    "LAE-unadjusted": MethodStyle(_RED, "h", "--"),
+    "LAE-1-unadjusted": MethodStyle(_ORANGE, "x", "--"),
+    "LAE-5-unadjusted": MethodStyle(_PINK, "*", "--"),
 }
 """Other papers add their methods here; `_YELLOW` and further markers are free."""
 

@@ -56,9 +56,9 @@ class Conjugate(Group):
 
     widths: list[Count] = Field(description="numbers of features d")
     display_moves: Annotated[int, Field(ge=10)] = Field(
-        default=3_000, description="moves of the run that is shown, a third of them dropped"
+        default=3_000, description="the first moves: a third dropped, the rest of one chain shown"
     )
-    moves: Annotated[int, Field(ge=100)] = Field(description="moves of the chains that are judged")
+    moves: Annotated[int, Field(ge=100)] = Field(description="moves after those, judged")
     chains: Annotated[int, Field(ge=8)] = Field(default=64, description="parallel chains judged")
     step_size: Positive = Field(default=4e-4, description="eta")
     trace: Positive = Field(
@@ -76,7 +76,10 @@ class Neural(Group):
     networks: Count = Field(description="random networks, each with its own points, per seed")
     points: Annotated[int, Field(ge=1, le=100)] = Field(default=3, description="points a network")
     chains: Annotated[int, Field(ge=8)] = Field(default=64, description="parallel chains")
-    moves: Annotated[int, Field(ge=30)] = Field(default=3_000, description="a third are dropped")
+    display_moves: Annotated[int, Field(ge=10)] = Field(
+        default=3_000, description="the first moves: a third dropped, the rest of one chain shown"
+    )
+    moves: Annotated[int, Field(ge=30)] = Field(description="moves after those, judged")
     step_size: Positive = Field(default=4e-4, description="eta")
     trace: Positive = Field(default=30.0, description="the features are scaled to tr(K) = this x n")
     vi_iterations: Count = Field(default=600, description="Adam steps of variational inference")
