@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from torch.nn.functional import softplus
 
 from lmcnb.errors import UserError
 from lmcnb.lab import checkout, data, files, fingerprint, machine
+from lmcnb.lab.timing import least_times, matrix_product
 from lmcnb.methods import langevin_diffusion as ld
 from lmcnb.methods.langevin_diffusion_fast import Engine
 from lmcnb.methods.langevin_diffusion_training import Trainer, Training
@@ -144,33 +144,6 @@ def disagreement(target: LogisticRegression, bridges: int, dtype: torch.dtype) -
         value.requires_grad_()
     others = [f(target, p, noise).detach() for f in (literal_log_weight, readable_log_weight)]
     return max(float(((w - ours) / (1 + w.abs())).abs().max()) for w in others)
-
-
-def least_times(
-    programs: Mapping[str, Callable[[], None]], rounds: int, block: float
-) -> dict[str, float]:
-    """Seconds per call of every program: least over `rounds` alternating blocks of `block` s."""
-    calls, best = {}, {}
-    for name, program in programs.items():
-        for _ in range(3):  # warm up; the last call sets the length of a block
-            start = time.process_time()
-            program()
-        best[name] = time.process_time() - start
-        calls[name] = max(1, round(block / best[name]))
-    for _ in range(rounds):
-        for name, program in programs.items():
-            program()  # its data into the cache
-            start = time.process_time()
-            for _ in range(calls[name]):
-                program()
-            best[name] = min(best[name], (time.process_time() - start) / calls[name])
-    return best
-
-
-def matrix_product() -> Callable[[], None]:
-    """A large float32 matrix product, 2 x 768^3 operations: this machine's rate."""
-    a, b, out = torch.rand(768, 768), torch.rand(768, 768), torch.empty(768, 768)
-    return lambda: torch.mm(a, b, out=out)
 
 
 def operations(target: LogisticRegression, bridges: int) -> int:

@@ -311,7 +311,7 @@ def evaluate(
                 if lae and not lost
                 else {},
                 "weighted_width": best if lae else None,  # chosen on training images
-                "scale": float(scale_of(p["b"]).view(-1)[r]),
+                "scale": rounded(scale_of(p["b"]).view(-1))[r],
                 "seconds": trainer.seconds / trainer.rows,
                 "curve": [
                     {k: v[r] if isinstance(v, list) else v for k, v in point.items()}
@@ -351,7 +351,7 @@ def blocks(values: Tensor) -> dict[str, Any]:
     """Means of consecutive steps, at most BLOCKS of them, with the number of steps in each."""
     every = -(-len(values) // BLOCKS)
     parts = values.double().cpu().split(every)
-    return {"every": every, "mean": [float(f"{float(b.mean()):.5g}") for b in parts]}
+    return {"every": every, "mean": rounded(torch.stack([b.mean() for b in parts]))}
 
 
 def rounded(values: Tensor) -> list[float | None]:

@@ -151,8 +151,11 @@ class Gram(NamedTuple):
 
 
 def gram(features: Tensor) -> Gram:
-    """Extreme eigenvalues and rank of K for features `(..., n, d)`, computed in float64."""
-    values = torch.linalg.eigvalsh(features.double() @ features.double().mT)
+    """Extreme eigenvalues and rank of K for features `(..., n, d)`, in float64; NaN for NaN."""
+    K = features.double() @ features.double().mT
+    finite = torch.isfinite(K).all(-1).all(-1)
+    values = torch.linalg.eigvalsh(torch.where(finite[..., None, None], K, 0.0))
+    values = torch.where(finite[..., None], values, torch.nan)
     top = values[..., -1]
     rank = (values > RANK_TOLERANCE * top[..., None]).sum(-1)
     return Gram(values[..., 0].clamp(min=0), top, rank)

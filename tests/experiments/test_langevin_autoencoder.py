@@ -1,0 +1,318 @@
+"""Image cells, the synthetic experiments, what they leave in the record, and their figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from lmcnb.errors import Paused
+from lmcnb.experiments import langevin_autoencoder_checks as checks
+from lmcnb.experiments import langevin_autoencoder_figures as figures
+from lmcnb.experiments import langevin_autoencoder_images as images
+from lmcnb.experiments import langevin_autoencoder_report as report
+from lmcnb.experiments import langevin_autoencoder_toys as toys
+from lmcnb.lab import config
+from lmcnb.papers.langevin_autoencoder import Conjugate, Neural, Settings, by_name
+
+matplotlib.use("Agg")
+
+IMAGES = {
+    "datasets": ["digits"],
+    "arms": ["VAE", "LAE", "LAE-frozen"],
+    "epochs": {"default": 1},
+    "width": 16,
+    "latent": {"default": 3},
+    "batch": 100,
+    "learning_rate": 1e-3,
+    "importance_samples": 4,
+    "posterior_widths": [0.05, 0.2],
+    "importance_images": {"default": 40},
+}
+
+
+def settings(**changed: Any) -> Settings:
+    return Settings.model_validate(
+        {
+            "n_seeds": 2,
+            "exact": {"draws": 1000},
+            "conjugate": {"widths": [2, 8], "display_moves": 30, "moves": 100},
+            "neural": {"networks": 1, "display_moves": 30, "moves": 30, "vi_iterations": 5},
+            "images": IMAGES | changed,
+        }
+    )
+
+
+class FakeRun(SimpleNamespace):
+    """What the experiments need of a `lab.Run`."""
+
+    def __init__(self, directory: Path, deadline: float | None = None, **changed: Any) -> None:
+        super().__init__(
+            settings=settings(**changed),
+            seeds=[3, 4],
+            directory=directory,
+            device=torch.device("cpu"),
+            deadline=deadline,
+            metrics={},
+            counters=Counter(),
+        )
+
+    def metric(self, name: str, value: Any, *, seed: int, **more: Any) -> None:
+        assert (name, seed) not in self.metrics, f"{name} twice"
+        self.metrics[name, seed] = {"value": value, **more}
+
+    def count(self, name: str, n: int) -> None:
+        self.counters[name] += n
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeRun, list[dict[str, Any]]]:
+    run = FakeRun(tmp_path_factory.mktemp("run"))
+    return run, images.train(images.cells(run), 1, "test")
+
+
+def test_every_arm_s_name_means_what_it_says() -> None:
+    base = settings().images
+    seen = {
+        arm: images.training_of(arm, "digits", base, 17)
+        for arm in images.Images.model_fields["arms"].annotation.__args__[0].__args__  # type: ignore[union-attr]
+    }
+    assert {a: t.method for a, t in seen.items() if not a.startswith("LAE")} == {
+        "VAE": "VAE",
+        "VAE-flow": "VAE-flow",
+        "Hoffman-2": "Hoffman",
+        "Hoffman-10": "Hoffman",
+        "VAE-long": "VAE",
+        "VAE-float32": "VAE",
+    }
+    assert (seen["Hoffman-2"].refinements, seen["Hoffman-10"].refinements) == (2, 10)
+    assert math.isclose(seen["VAE-long"].epochs, 2.24)
+    moves = {a: (t.langevin.moves, t.langevin.adjusted) for a, t in seen.items()}
+    assert moves["LAE"] == (2, True)
+    assert moves["LAE-1"] == (1, True)
+    assert moves["LAE-5-unadjusted"] == (5, False)
+    assert moves["LAE-frozen"][0] == moves["LAE-gradient"][0] == 0
+    assert seen["LAE-gradient"].langevin.gradient
+    assert not seen["LAE-frozen"].langevin.gradient
+    assert seen["LAE-healthy"].langevin.target_acceptance == 0.75
+    half = base.model_copy(update={"products": "bfloat16"})
+    assert images.training_of("LAE", "digits", half, 17).products == "bfloat16"
+    assert images.training_of("LAE-float32", "digits", half, 17).products == "float32"
+
+
+def test_cells_of_a_run() -> None:
+    run = FakeRun(Path("x"), seeds={"default": 2, "VAE": 1}, latent={"default": 3, "digits": 5})
+    found = images.cells(run)
+    assert [c.name for c in found] == [
+        "digits-VAE-3",
+        "digits-LAE-3",
+        "digits-LAE-4",
+        "digits-LAE-frozen-3",
+        "digits-LAE-frozen-4",
+    ]
+    assert all(c.training.latent == 5 and c.training.levels == 17 for c in found)
+    run.device = torch.device("cuda")
+    assert [c.name for c in images.cells(run)][1] == "digits-LAE-3_4"
+    assert images.steps_of(found[0]) == 15
+
+
+def test_a_cell_has_all_that_is_reported(finished: Any) -> None:
+    run, results = finished
+    assert [(r["arm"], r["seeds"][0]["seed"]) for r in results] == [
+        (arm, seed) for arm in IMAGES["arms"] for seed in (3, 4)
+    ]
+    for r in results:
+        own = r["seeds"][0]
+        assert own["diverged_at"] is None
+        assert r["iterations"] == 15
+        assert own["nelbo"]["n"] == 297
+        assert own["weighted"]["n"] == 40
+        assert 0 < own["nelbo"]["se"] < 0.05
+        assert [p["step"] for p in own["curve"]] == list(range(16))
+        assert len(own["pictures"]) == 8
+        assert json.loads(json.dumps(r)) == r
+        if r["arm"].startswith("LAE"):
+            assert set(own["by_width"]) == {"0.05", "0.2"}
+            assert own["weighted_width"] in (0.05, 0.2)
+            assert own["by_width"]["0.05"] == own["nelbo"]
+            assert len(own["acceptance"]["mean"]) == 15
+            assert all(0 < p["rank"] <= 16 for p in own["curve"])  # 100 points, 16 features
+            assert own["curve"][0]["stability"] > 0
+    assert not list((run.directory / "checkpoints").glob("*.pt"))
+
+
+def test_seeds_are_paired_across_arms(finished: Any) -> None:
+    """The same start and the same images: the controls share their first loss exactly."""
+    _, results = finished
+    first = {(r["arm"], r["seeds"][0]["seed"]): r["seeds"][0]["loss"]["mean"][0] for r in results}
+    assert math.isclose(first["LAE", 3], first["LAE-frozen", 3], rel_tol=1e-2)
+    assert first["LAE", 3] != first["LAE", 4]
+
+
+def test_a_finished_cell_is_read_and_not_trained(finished: Any, monkeypatch: Any) -> None:
+    run, results = finished
+    monkeypatch.setattr(images, "Trainer", None)
+    assert images.train(images.cells(run), 1, "again") == results
+
+
+def test_a_pause_keeps_the_state_and_the_end_is_the_same(tmp_path: Path) -> None:
+    paused = FakeRun(tmp_path, deadline=0.0, epochs={"default": 7}, arms=["LAE"])
+    with pytest.raises(Paused):
+        images.train(images.cells(paused), 1, "paused")
+    assert list((tmp_path / "checkpoints").glob("digits-LAE-*.pt"))
+    again = FakeRun(tmp_path, epochs={"default": 7}, arms=["LAE"])
+    whole = FakeRun(tmp_path / "whole", epochs={"default": 7}, arms=["LAE"])
+    for a, b in zip(
+        images.train(images.cells(again), 1, "a"),
+        images.train(images.cells(whole), 1, "b"),
+        strict=True,
+    ):
+        for key in ("nelbo", "weighted", "loss", "acceptance", "pictures"):
+            assert a["seeds"][0][key] == b["seeds"][0][key]
+
+
+def test_a_diverged_seed_is_recorded(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path, learning_rate=1e9, arms=["VAE", "LAE"])
+    results = images.train(images.cells(run), 1, "diverges")
+    report.record_images(run, results)
+    entry = run.metrics["nelbo/digits/VAE", 3]
+    assert entry["diverged"]
+    assert entry["value"] is None
+    assert "diverged at step" in entry["note"]
+    assert "2 of 2 seeds diverged" in str(report.images_table(results))
+    figures.learning_curves(results, ["VAE", "LAE"])
+
+
+def test_images_enter_the_record(finished: Any) -> None:
+    run, results = finished
+    report.record_images(run, results)
+    names = {name for name, _ in run.metrics}
+    assert {
+        "nelbo/digits/VAE",
+        "nelbo/digits/LAE/width=0.2",
+        "iw/digits/LAE/width=0.05",
+        "acceptance/digits/LAE",
+        "acceptance/digits/LAE/dead_share",
+        "gram/digits/LAE/largest",
+        "stability/digits/LAE",
+        "cost/digits/LAE:VAE",
+        "equal_time/digits/VAE-LAE",
+        "roughness/digits/LAE-frozen",
+    } <= names
+    assert "acceptance/digits/LAE-frozen" not in names
+    assert all(v["value"] is not None for v in run.metrics.values())
+    assert run.counters["decoder calls"] == 15 * 100 * 2 * (1 + 4 + 1)
+    rows = report.images_table(results)
+    assert [row["model"] for row in rows] == ["VAE", "LAE, T = 2", "control: head frozen"]
+    assert len(report.widths_table(results)) == 4
+    assert any("importance-weighted bound tighter" in line for line in report.sanity([], results))
+
+
+def test_derived_numbers() -> None:
+    def curve(*values: float) -> dict[str, Any]:
+        return {"curve": [{"nelbo": v, "seconds": float(i)} for i, v in enumerate(values)]}
+
+    assert report.roughness(curve(3, 2, 1, 1.5, 0.9)) == 0.5
+    assert report.roughness(curve(3, 2, 1, 0.9, 0.8)) == 0
+    assert report.dead_share([0.9, 0.5, 0.0, 0.0]) == 0.5
+    assert report.dead_share([0.0, 0.0]) == 1
+    assert report.dead_share([0.0, 0.5]) == 0
+    assert report.at_seconds(curve(3, 2, 1)["curve"], 1.5) == 1.5
+    assert report.at_seconds(curve(3, 2, 1)["curve"], 9.0) == 1
+    assert report.median([3, 1, 2]) == 2
+
+
+def test_the_synthetic_experiments_and_their_figures(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path)
+    sweep = toys.conjugate(run.settings.conjugate, 3)
+    report.record_conjugate(run, 3, sweep)
+    assert run.metrics["conjugate/d=2/outside", 3]["value"] < 1e-10
+    assert math.isclose(sum(sweep[0]["hat"]), 2, rel_tol=1e-6)
+    network = toys.neural(run.settings.neural, 3)
+    report.record_neural(run, 3, network)
+    assert 0 <= run.metrics["neural/tv/VI-full/median", 3]["value"] <= 1
+    assert 0 <= run.metrics["neural/share/VI-diagonal", 3]["value"] <= 1
+    assert math.isclose(float(network[0]["truth"].sum()), 3, rel_tol=1e-9)
+    for fig, arrays in (
+        figures.conjugate(sweep),
+        figures.shrinkage(sweep),
+        figures.neural(network),
+    ):
+        assert fig.axes
+        assert all(np.asarray(a).size for a in arrays.values())
+    assert len(report.neural_table(network)) == 3
+    assert len(report.conjugate_table(sweep)) == 2
+    assert "yes" in report.sanity(sweep, [])[1]
+
+
+def test_image_figures(finished: Any) -> None:
+    _, results = finished
+    for fig, arrays in (
+        figures.learning_curves(results, ["VAE", "LAE"]),
+        figures.is_it_sampling(results, "digits"),
+        figures.accept_test(results, "digits"),
+        figures.reconstructions(results, "digits"),
+    ):
+        assert fig.axes
+        assert arrays
+    assert figures._strip(np.zeros((2, 3 * 4 * 4))).shape == (4, 8, 3)
+    assert figures._strip(np.zeros((2, 9))).shape == (3, 6)
+
+
+def test_checks_enter_the_record_and_hold(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path)
+    rows = checks.exact_answers(run)
+    assert all(row["holds"] for row in rows), [row for row in rows if not row["holds"]]
+    assert ("exact/step/published", 3) in run.metrics
+    assert len(rows) == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"arms": ["VAE", "VAE"]}, "each may stand there once"),
+        ({"arms": ["GAN"]}, "arms"),
+        ({"epochs": {"mnist": 3}}, "needs the key 'default'"),
+        ({"datasets": []}, "at least one is needed"),
+        ({"learning_rate": 0}, "greater than 0"),
+        ({"products": "int8"}, "products"),
+        ({"healthy_acceptance": 1.5}, "less than 1"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        settings(**change)
+
+
+def test_profiles_are_complete() -> None:
+    for profile in ("quick", "laptop", "paper"):
+        s = config.resolve("langevin_autoencoder", profile)
+        assert s.n_seeds == (1 if profile == "quick" else 3)
+        assert s.datasets() == (["digits"] if profile == "quick" else ["mnist"])
+    paper = s.images
+    assert (paper.width, paper.learning_rate, paper.batch) == (1024, 1e-4, 100)
+    assert (paper.step_size, paper.posterior_width) == (1e-4, 0.05)
+    sizes = [by_name(paper.latent, d) for d in ("mnist", "svhn", "cifar10", "celeba32")]
+    assert sizes == [8, 16, 32, 32]
+    epochs = [by_name(paper.epochs, d) for d in ("mnist", "svhn", "cifar10", "celeba32")]
+    assert epochs == [50, 50, 50, 20]
+    assert by_name({"default": 1, "mnist": 2}, "mnist") == 2
+    assert by_name({"default": 1, "mnist": 2}, "svhn") == 1
+
+
+def test_both_readings_of_the_misprinted_covariance_are_covariances() -> None:
+    for choice in ("symmetric", "lower triangle"):
+        s = Conjugate(widths=[3], moves=100, covariance=choice)
+        _, _, covariance = toys.conjugate_problem(s, 0)
+        assert float(torch.linalg.eigvalsh(covariance)[0]) > 0
+    assert Neural(networks=1, moves=30).points == 3
