@@ -19,6 +19,12 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
+def file_md5(path: Path) -> str:
+    """The md5 of a file, for archives of which no better checksum is known."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     """The sha256 of a file."""
     with open(path, "rb") as file:

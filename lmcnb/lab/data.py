@@ -232,7 +232,7 @@ def _by_hand(source: Source) -> Path | None:
 
 
 def _by_network(entry: DataSet, source: Source, folder: Path, network: bool) -> Path:
-    if not network:
+    if not network or source.by_hand:
         raise UserError(_how_to_get(entry))
     try:
         return download(source, folder)
@@ -246,8 +246,13 @@ def _how_to_get(entry: DataSet) -> str:
     lines = [f"data set {entry.name!r} is not on this machine"]
     lines += ["  files: " + ", ".join(f"{entry.folders[0]}/{file}" for file in names)]
     lines += ["  looked in: " + ", ".join(map(str, folders()))]
-    lines += [f"  with a network: lmcnb data fetch {entry.name}"]
-    lines += [f"  without: put these into {user_cache() / 'downloads'} and run the same command"]
+    by_hand = any(source.by_hand for source in entry.sources)
+    if not by_hand:
+        lines += [f"  with a network: lmcnb data fetch {entry.name}"]
+    how = "download by hand" if by_hand else "without"
+    lines += [
+        f"  {how}: put these into {user_cache() / 'downloads'}; lmcnb data fetch {entry.name}"
+    ]
     for source in entry.sources:
         lines += [f"    {source.file}: " + " or ".join(source.addresses)]
     lines += ["  or let LMCNB_DATA name a folder that holds the files"]

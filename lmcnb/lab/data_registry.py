@@ -19,6 +19,8 @@ class Source:
         sha256: of the file, where one is known.
         parser: where none is, the reader of the file whose result is compared,
         content: and the digest of that result.
+        md5: of the file, where its publisher's users know only that.
+        by_hand: whether its address is a page for people, which no program can download from.
     """
 
     file: str
@@ -26,6 +28,8 @@ class Source:
     sha256: str = ""
     parser: str = ""
     content: str = ""
+    md5: str = ""
+    by_hand: bool = False
 
 
 @dataclass(frozen=True)

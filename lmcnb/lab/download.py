@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from lmcnb.errors import UserError
 from lmcnb.lab import formats
-from lmcnb.lab.checksums import digest, file_sha256
+from lmcnb.lab.checksums import digest, file_md5, file_sha256
 from lmcnb.lab.data_readers import PARSERS
 from lmcnb.lab.data_registry import Source
 
@@ -24,12 +24,15 @@ def check(path: Path, source: Source) -> None:
     Raises:
         UserError: its checksum, or the digest of what it holds, differs from the known one.
     """
+    kind = "sha256"
     if source.sha256:
         found, expected = file_sha256(path), source.sha256
+    elif source.md5:
+        kind, found, expected = "md5", file_md5(path), source.md5
     else:
         found, expected = digest(PARSERS[source.parser](path)), source.content
     if found != expected:
-        raise UserError(f"{path}: not the published file (sha256 {found}, expected {expected})")
+        raise UserError(f"{path}: not the published file ({kind} {found}, expected {expected})")
 
 
 def download(source: Source, folder: Path) -> Path:

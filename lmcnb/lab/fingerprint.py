@@ -35,6 +35,8 @@ _SHOW = [
 ]
 _DECIDE = ["checkout", "config", "execute", "files", "fingerprint", "keep", "lock", "plan"]
 _DECIDE += ["records", "run"]
+# What they read is in the run id and the record by the digest of its arrays, which `load` compares.
+_DATA = ["data", "data_readers", "data_registry", "download", "formats", "checksums"]
 LEFT_OUT = frozenset(
     [
         "lmcnb",
@@ -42,7 +44,7 @@ LEFT_OUT = frozenset(
         "lmcnb.errors",
         "lmcnb.lab",
     ]
-    + [f"lmcnb.lab.{name}" for name in _SHOW + _DECIDE]
+    + [f"lmcnb.lab.{name}" for name in _SHOW + _DECIDE + _DATA]
 )
 _SKIPPED_TAGS = {"parameters", "injected-parameters", "presentation"}
 
@@ -105,7 +107,11 @@ def changed(record: Mapping[str, Any]) -> list[str]:
     """What differs behind a record from now: module names, `notebook`, `profile` (its settings)."""
     code = record["code"]
     now = current(record["notebook"], code["modules"])
-    names = [m for m, digest in code["modules"].items() if digest != now["modules"][m]]
+    names = [
+        m
+        for m, digest in code["modules"].items()
+        if digest != now["modules"][m] and m not in LEFT_OUT
+    ]
     names += ["notebook"] if code["notebook"] != now["notebook"] else []
     return names + ([] if _same_settings(record) else ["profile"])
 

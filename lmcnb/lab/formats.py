@@ -148,6 +148,46 @@ def read_zip_member(path: Path, name: str) -> bytes:
         return archive.read(found[0])
 
 
+def read_partition(path: Path) -> dict[str, int]:
+    """CelebA's list of files, each with 0 (train), 1 (validation) or 2 (test)."""
+    with _reading(path, "list of 'FILE 0|1|2' lines"):
+        rows = [
+            line.split() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()
+        ]
+        parts = {file: int(part) for file, part in rows}
+        if not parts or not set(parts.values()) <= {0, 1, 2}:
+            raise ValueError("a part is not 0, 1 or 2")
+        return parts
+
+
+def read_faces(path: Path, side: int) -> dict[str, np.ndarray]:
+    """The JPEG members of a .zip by file name: short side to `side`, centre crop.
+
+    `(3, side, side)` uint8 each; Pillow's bilinear filter.
+    """
+    from PIL import Image
+
+    from lmcnb.lab.bars import Progress
+
+    images = {}
+    with _reading(path, ".zip archive of JPEG images"), zipfile.ZipFile(path) as archive:
+        members = [m for m in archive.namelist() if m.lower().endswith(".jpg")]
+        with Progress(len(members), path.name) as bar:
+            for member in members:
+                with Image.open(io.BytesIO(archive.read(member))) as picture:
+                    width, height = picture.size
+                    short = min(width, height)
+                    size = (width * side // short, height * side // short)
+                    small = picture.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+                left, top = (round((n - side) / 2) for n in size)
+                crop = np.asarray(small)[top : top + side, left : left + side]
+                images[member.split("/")[-1]] = crop.transpose(2, 0, 1)
+                bar.update(1)
+        if not images:
+            raise ValueError("no .jpg member")
+    return images
+
+
 def read_omniglot(path: Path) -> Arrays:
     """Omniglot's zip of 1-bit PNGs, `ALPHABET/characterNN/CCCC_DD.png`, in the order of CCCC, DD.
 

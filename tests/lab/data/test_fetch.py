@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sample_files import (
     CLASSES,
     IMAGES,
@@ -250,6 +252,64 @@ def test_svhn_route(route: Route, tmp_path: Path) -> None:
     expected = {"train": arrays, "test": arrays}
     files = ["svhn/test_32x32.mat", "svhn/train_32x32.mat"]
     check_route("svhn", *route, downloads, expected, files)
+
+
+def test_celeba_is_got_by_hand_and_resized(
+    cache: Path, register: Callable[[DataSet], DataSet]
+) -> None:
+    """Short side to 32, centre crop; the partition's 0 is train, 2 test, 1 is not used."""
+    archive, sizes = io.BytesIO(), {"000001.jpg": (178, 218), "000002.jpg": (64, 64)}
+    sizes |= {"000003.jpg": (178, 218), "000004.jpg": (100, 50)}
+    with zipfile.ZipFile(archive, "w") as file:
+        for number, (name, (width, height)) in enumerate(reversed(sizes.items())):
+            ramp = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
+            pixels = np.stack([ramp, 255 - ramp, np.full((height, width), 40 * number)], -1)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=95)
+            file.writestr(f"img_align_celeba/{name}", buffer.getvalue())
+    contents = {
+        "img_align_celeba.zip": archive.getvalue(),
+        "list_eval_partition.txt": b"000001.jpg 0\n000002.jpg 0\n000003.jpg 1\n000004.jpg 2\n",
+    }
+    entry = registry()["celeba32"]
+    assert [s.file for s in entry.sources] == list(contents)
+    assert all(s.by_hand and len(s.md5) == 32 for s in entry.sources)
+    known = [
+        replace(s, md5=hashlib.md5(contents[s.file], usedforsecurity=False).hexdigest())
+        for s in entry.sources
+    ]
+    register(replace(entry, sources=tuple(known)))
+    with pytest.raises(UserError, match=r"by hand: put these into .*downloads.*\n.*CelebA.html"):
+        data.load("celeba32")
+    (cache / "downloads").mkdir(parents=True)
+    for name, content in contents.items():
+        (cache / "downloads" / name).write_bytes(content)
+    train, test = (data.load("celeba32", split)["images"] for split in ("train", "test"))
+    assert train.shape == (2, 3, 32, 32)
+    assert test.shape == (1, 3, 32, 32)
+    assert train.dtype == np.uint8
+    rows = train[0, 0].mean(1)  # 39 rows, of which 4 ... 35 are kept
+    np.testing.assert_allclose(rows, np.linspace(0, 255, 39 * 2 + 1)[1::2][4:36], atol=4)
+    assert abs(float(test[0, 2].mean()) - 0) < 4  # the last file, written first
+    bad = cache / "downloads" / "list_eval_partition.txt"
+    bad.write_bytes(b"000001.jpg 0\n")
+    shutil.rmtree(cache / "celeba32")
+    with pytest.raises(UserError, match=r"not the published file \(md5"):
+        data.load("celeba32")
+
+
+@pytest.mark.parametrize("text", ["", "a.jpg 3\n", "a.jpg\n"])
+def test_a_broken_partition_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(UserError, match=r"list.txt"):
+        formats.read_partition(tmp_path / "list.txt")
+
+
+def test_an_archive_without_faces_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("readme", "x")
+    with pytest.raises(UserError, match=r"a.zip"):
+        formats.read_faces(tmp_path / "a.zip", 32)
 
 
 def test_a1a_madelon_and_australian_routes(route: Route) -> None:
