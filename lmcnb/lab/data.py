@@ -5,8 +5,9 @@
 A data set is looked for in the folders that LMCNB_DATA names (several: separated as in PATH), then
 in the user cache (LMCNB_CACHE, or the platform's place), and is then downloaded, unless
 LMCNB_OFFLINE is set. Guaranteed: the arrays are the published ones, because every `load` compares
-their sha256 (or that of the file) with the registry's; nothing is unpickled; a killed or failed
-`fetch` leaves no file under a data set's name.
+their sha256 (or that of the file) with the registry's (of CelebA the archive is compared, by md5,
+when it is resized here); nothing is unpickled; a killed or failed `fetch` leaves no file under a
+data set's name.
 """
 
 from __future__ import annotations
