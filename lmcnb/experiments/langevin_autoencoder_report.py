@@ -119,7 +119,7 @@ def _record_seed(run: Any, name: str, own: Result) -> None:
         run.metric(f"iw_width/{name}", own["weighted_width"], seed=seed, unit="1")
     run.metric(f"scale/{name}", own["scale"], seed=seed, unit="1", diverged=lost)
     run.metric(f"roughness/{name}", roughness(own), seed=seed, unit=UNIT, diverged=lost)
-    if own["acceptance"] is None or name.endswith(("frozen", "gradient")):
+    if own["acceptance"] is None or name.split("/")[1] in STILL:
         return
     final = own["curve"][-1]
     if "unadjusted" not in name:
@@ -130,6 +130,42 @@ def _record_seed(run: Any, name: str, own: Result) -> None:
     for end in ("smallest", "largest"):
         run.metric(f"gram/{name}/{end}", final[end], seed=seed, unit="1")
     run.metric(f"stability/{name}", final["stability"], seed=seed, unit="1")
+
+
+def chain_notes(run: Any, results: Sequence[Result]) -> list[str]:
+    """What must be said of chains that stand still or points that share features; also noted."""
+    lines = []
+    for result in results:
+        for own in result["seeds"]:
+            name = f"{result['dataset']}, {result['arm']}, seed {own['seed']}"
+            lines += _chain_notes(name, own, run.settings.images.batch)
+    for line in lines:
+        run.note(line)
+    return lines
+
+
+def _chain_notes(name: str, own: Result, batch: int) -> list[str]:
+    final = own["curve"][-1]
+    if own["acceptance"] is None or name.split(", ")[1] in STILL or own["diverged_at"] is not None:
+        return []
+    lines = []
+    if final["rank"] < batch:
+        lines.append(
+            f"{name}: the features of {batch} images have rank {final['rank']}: theorem 1 does not "
+            f"hold; use a smaller batch or wider features"
+        )
+    share = dead_share(own["acceptance"]["mean"])
+    if "unadjusted" not in name and share > 0:
+        at = round((1 - share) * final["step"])
+        lines.append(
+            f"{name}: from step {at:,} on nearly nothing is accepted: eta times the largest "
+            f"curvature of V is {final['stability']:.3g}, above 2, since K's largest eigenvalue is "
+            f"{final['largest']:.3g}; a smaller step_size, or LAE-healthy, keeps the chain alive"
+        )
+    return lines
+
+
+STILL = ("LAE-frozen", "LAE-gradient")  # arms whose head no chain moves
 
 
 def roughness(own: Result) -> float | None:
@@ -268,7 +304,7 @@ def images_table(results: Sequence[Result]) -> list[dict[str, Any]]:
             and (base := (r["dataset"], "VAE", s["seed"])) in seconds
         ]
         rates = [s["acceptance"]["mean"] for s in own if s["acceptance"]]
-        moves = rates and not r["arm"].endswith(("frozen", "gradient", "unadjusted"))
+        moves = rates and r["arm"] not in STILL and not r["arm"].endswith("unadjusted")
         rows.append(
             {
                 "data": r["dataset"],

@@ -180,12 +180,7 @@ def check_features(features: Tensor, step_size: float, curvature: float = 1.0) -
     n, d = features.shape
     K = gram(features)
     if n > d:
-        warnings.warn(
-            f"batch = {n} points exceeds width = {d} features: the z_i are confined to {d} of {n} "
-            f"directions and cannot follow their posteriors; use a batch of at most {d}, or a last "
-            f"hidden layer of at least {n} units",
-            stacklevel=2,
-        )
+        warnings.warn(too_few_features(n, d), stacklevel=2)
     elif int(K.rank) < n:
         warnings.warn(
             f"the features of {n} points have rank {int(K.rank)}: some points have the same or "
@@ -202,6 +197,15 @@ def check_features(features: Tensor, step_size: float, curvature: float = 1.0) -
             stacklevel=2,
         )
     return K
+
+
+def too_few_features(n: int, d: int) -> str:
+    """What to say of a batch of n points on d < n features."""
+    return (
+        f"batch = {n} points exceeds width = {d} features: the z_i are confined to {d} of {n} "
+        f"directions and cannot follow their posteriors; use a batch of at most {d}, or a last "
+        f"hidden layer of at least {n} units"
+    )
 
 
 def hat_matrix(features: Tensor) -> Tensor:

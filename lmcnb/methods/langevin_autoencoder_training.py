@@ -15,6 +15,7 @@ different numbers of rows, devices or thread counts.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lmcnb.errors import UsageError
-from lmcnb.methods.langevin_autoencoder import Langevin
+from lmcnb.methods.langevin_autoencoder import Langevin, too_few_features
 from lmcnb.methods.langevin_autoencoder_baselines import detached, hoffman, vae, vae_flow
 from lmcnb.methods.langevin_autoencoder_fast import Engine, part
 from lmcnb.models import planar_flow
@@ -178,6 +179,8 @@ class Trainer:
         to_grid(pixels, training.levels)
         if len(pixels) < training.batch:
             raise UsageError(f"{len(pixels)} images do not fill a batch of {training.batch}")
+        if training.method == "LAE" and training.langevin.moves and training.batch > training.width:
+            warnings.warn(too_few_features(training.batch, training.width), stacklevel=2)
         self.training, self.streams, self.rows = training, list(streams), len(streams)
         self.device = streams[0].noise.device
         self.model = Model(training, pixels.shape[1], products=training.products)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,11 +65,15 @@ class FakeRun(SimpleNamespace):
             deadline=deadline,
             metrics={},
             counters=Counter(),
+            notes=[],
         )
 
     def metric(self, name: str, value: Any, *, seed: int, **more: Any) -> None:
         assert (name, seed) not in self.metrics, f"{name} twice"
         self.metrics[name, seed] = {"value": value, **more}
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def count(self, name: str, n: int) -> None:
         self.counters[name] += n
@@ -215,6 +220,27 @@ def test_images_enter_the_record(finished: Any) -> None:
     assert [row["model"] for row in rows] == ["VAE", "LAE, T = 2", "control: head frozen"]
     assert len(report.widths_table(results)) == 4
     assert any("importance-weighted bound tighter" in line for line in report.sanity([], results))
+
+
+def test_a_chain_that_stands_still_is_told_with_the_eigenvalue(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path, arms=["LAE", "LAE-frozen"], step_size=1e3, width=128)
+    results = images.train(images.cells(run), 1, "dead")
+    lines = report.chain_notes(run, results)
+    assert len(lines) == 2
+    assert run.notes == lines
+    pattern = (
+        r"digits, LAE, seed 3: from step 0 on nearly nothing is accepted: .* is [\de.+]+, above 2"
+    )
+    assert re.match(pattern, lines[0]), lines[0]
+    report.record_images(run, results)
+    assert run.metrics["acceptance/digits/LAE/dead_share", 3]["value"] == 1
+
+
+def test_too_few_features_are_told(finished: Any) -> None:
+    run, results = finished
+    lines = report.chain_notes(run, results)
+    assert any("have rank" in line and "theorem 1 does not" in line for line in lines)
+    assert not any("frozen" in line for line in lines)
 
 
 def test_derived_numbers() -> None:

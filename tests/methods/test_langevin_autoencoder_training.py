@@ -172,6 +172,11 @@ def test_impossible_settings_are_refused(change: dict[str, object], says: str) -
         replace(SMALL, **change)
 
 
+def test_a_batch_beyond_the_features_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="batch = 20 points exceeds width = 16"):
+        Trainer(replace(SMALL, batch=20), pixels(), streams(0))
+
+
 def test_bad_images_are_refused() -> None:
     with pytest.raises(UsageError, match="outside the grid of 17 levels"):
         Trainer(SMALL, pixels() + 1, streams(0))
