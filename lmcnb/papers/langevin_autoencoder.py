@@ -48,7 +48,6 @@ class Exact(Group):
     draws: Annotated[int, Field(ge=1000)] = Field(
         description="moves of the long chains that are held to exact moments"
     )
-    chains: Annotated[int, Field(ge=8)] = Field(default=64, description="parallel chains")
 
 
 class Conjugate(Group):
