@@ -106,7 +106,7 @@ def learning_curves(results: Sequence[Result], arms: Sequence[str]) -> tuple[Any
         for ax, label in ((left, "training step"), (right, "processor time (minutes)")):
             ax.set_xlabel(label)
             ax.set_ylabel("test -ELBO (nats/dim)")
-            _focus(ax, [_curve(r, "nelbo") for r in cells])
+            _focus(ax, [_curve(r, "nelbo") for r in cells], room=0.6, typical=True)
         left.set_title(dataset)
         right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return fig, arrays
@@ -233,12 +233,18 @@ def _band(ax: Any, x: np.ndarray, values: np.ndarray, arm: str) -> None:
         ax.fill_between(x, values.min(0), values.max(0), color=look.color, alpha=0.2, lw=0)
 
 
-def _focus(ax: Any, curves: Sequence[np.ndarray], room: float = 0.25) -> None:
-    """Leave the steep start out of the axis: from the lowest value to a bit above the ends."""
+def _focus(
+    ax: Any, curves: Sequence[np.ndarray], room: float = 0.25, typical: bool = False
+) -> None:
+    """Leave the steep start out of the axis: up to a bit above the highest later value.
+
+    With `typical` up to a bit above the highest median of a curve: peaks then leave the axis.
+    """
     late = [c[:, c.shape[1] // 5 :] for c in curves]
     values = np.concatenate([c[np.isfinite(c)] for c in late]) if late else np.array([])
     if not values.size:
         return
-    low, high = values.min(), values.max()
+    medians = [np.median(c[np.isfinite(c)]) for c in late if np.isfinite(c).any()]
+    low, high = values.min(), max(medians) if typical else values.max()
     span = max(high - low, 1e-3)
     ax.set_ylim(low - 0.05 * span, high + room * span)
