@@ -90,6 +90,23 @@ def record_images(run: Any, results: Sequence[Result]) -> None:
     _record_equal_time(run, results)
 
 
+def record_refined(run: Any, found: Sequence[Result]) -> None:
+    """Enter the bounds with posteriors fitted image by image."""
+    for result in found:
+        for own in result["seeds"]:
+            bound = own["refined"] or {"value": None, "se": None, "n": None}
+            run.metric(
+                f"refined/{result['dataset']}/{result['arm']}",
+                bound["value"],
+                se=bound["se"],
+                n=bound["n"],
+                seed=own["seed"],
+                unit=UNIT,
+                estimator="importance-weighted, posteriors fitted image by image",
+                split="test",
+            )
+
+
 def _record_seed(run: Any, name: str, own: Result) -> None:
     seed, lost = own["seed"], own["diverged_at"] is not None
     note = f"diverged at step {own['diverged_at']}" if lost else None
@@ -291,8 +308,9 @@ def neural_table(found: Sequence[Result]) -> list[dict[str, Any]]:
     return rows
 
 
-def images_table(results: Sequence[Result]) -> list[dict[str, Any]]:
+def images_table(results: Sequence[Result], refined: Sequence[Result] = ()) -> list[dict[str, Any]]:
     """One row an arm: bounds, acceptance, cost."""
+    fitted = {(r["dataset"], r["arm"]): r["seeds"] for r in results_by_arm(refined)}
     seconds = step_seconds(results)
     rows = []
     for r in results_by_arm(results):
@@ -313,6 +331,11 @@ def images_table(results: Sequence[Result]) -> list[dict[str, Any]]:
                 "importance-weighted": seed_mean(
                     [s["weighted"] and s["weighted"]["value"] for s in own]
                 ),
+                "posteriors fitted": seed_mean(
+                    [s["refined"] and s["refined"]["value"] for s in fitted[r["dataset"], r["arm"]]]
+                )
+                if (r["dataset"], r["arm"]) in fitted
+                else None,
                 "acceptance, start": fmean(v[0] for v in rates) if moves else None,
                 "end": fmean(v[-1] for v in rates) if moves else None,
                 "time of a step / VAE": fmean(ratios) if ratios else None,
@@ -354,7 +377,7 @@ def widths_table(results: Sequence[Result]) -> list[dict[str, Any]]:
 def results_table(records: Sequence[dict[str, Any]], dataset: str) -> list[dict[str, Any]]:
     """The paper beside our recorded runs on one data set; rows by model."""
     table: dict[str, dict[str, Any]] = {}
-    for metric, title in (("nelbo", "-ELBO"), ("iw", "weighted")):
+    for metric, title in (("nelbo", "-ELBO"), ("iw", "weighted"), ("refined", "fitted")):
         for profile in ("laptop", "paper"):
             prefix = f"{metric}/{dataset}/"
             for row in compare("langevin_autoencoder", records, prefix, profile=profile):

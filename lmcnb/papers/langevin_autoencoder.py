@@ -125,6 +125,10 @@ class Images(Group):
         default={"default": 1000}, description="evenly spaced test images for it, by data set"
     )
 
+    refined_images: dict[str, Count] = Field(
+        default={"default": 500}, description="of those, for posteriors fitted image by image"
+    )
+
     @field_validator("datasets", "arms", "posterior_widths")
     @classmethod
     def _each_once(cls, values: list[V]) -> list[V]:
@@ -134,7 +138,9 @@ class Images(Group):
             raise ValueError("each may stand there once")
         return values
 
-    @field_validator("seeds", "train_images", "epochs", "latent", "importance_images")
+    @field_validator(
+        "seeds", "train_images", "epochs", "latent", "importance_images", "refined_images"
+    )
     @classmethod
     def _has_default(cls, table: dict[str, V]) -> dict[str, V]:
         if "default" not in table:

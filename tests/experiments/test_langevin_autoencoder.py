@@ -16,7 +16,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lmcnb.errors import Paused
+from lmcnb.errors import Paused, UserError
 from lmcnb.experiments import langevin_autoencoder_checks as checks
 from lmcnb.experiments import langevin_autoencoder_figures as figures
 from lmcnb.experiments import langevin_autoencoder_images as images
@@ -38,6 +38,7 @@ IMAGES = {
     "importance_samples": 4,
     "posterior_widths": [0.05, 0.2],
     "importance_images": {"default": 40},
+    "refined_images": {"default": 6},
 }
 
 
@@ -241,6 +242,29 @@ def test_too_few_features_are_told(finished: Any) -> None:
     lines = report.chain_notes(run, results)
     assert any("have rank" in line and "theorem 1 does not" in line for line in lines)
     assert not any("frozen" in line for line in lines)
+
+
+def test_refining_reads_the_parameters_and_is_done_once(finished: Any, monkeypatch: Any) -> None:
+    run, results = finished
+    cells = images.cells(run)
+    found = images.refine(cells, 1, "refine")
+    assert [(r["arm"], r["seeds"][0]["seed"]) for r in found] == [
+        (r["arm"], r["seeds"][0]["seed"]) for r in results
+    ]
+    for r, f in zip(results, found, strict=True):
+        assert f["seeds"][0]["refined"]["n"] == 6
+        assert f["seeds"][0]["refined"]["value"] < r["seeds"][0]["nelbo"]["value"] + 0.1
+    monkeypatch.setattr(images, "refined", None)
+    assert images.refine(cells, 1, "again") == found
+    report.record_refined(run, found)
+    assert run.metrics["refined/digits/LAE", 3]["value"] is not None
+    assert all("posteriors fitted" in row for row in report.images_table(results, found))
+    kept = cells[0].result.with_suffix(".pt")
+    kept.rename(kept.with_suffix(".away"))
+    cells[0].result.with_name(f"{cells[0].name}-refined.json").unlink()
+    with pytest.raises(UserError, match="its parameters are not there"):
+        images.refine(cells, 1, "lost")
+    kept.with_suffix(".away").rename(kept)
 
 
 def test_derived_numbers() -> None:

@@ -17,6 +17,7 @@ from lmcnb.methods.langevin_autoencoder_bounds import (
     log_weight,
     negative_elbo,
     posterior,
+    refined,
 )
 from lmcnb.methods.langevin_autoencoder_training import Model, Streams, Trainer, Training
 from lmcnb.models.discretized_logistic import to_grid
@@ -220,6 +221,34 @@ def test_bounds_agree_with_each_other(name: str) -> None:
     many = importance_weighted(model, p, x, fresh(51), 200, 0.1).value.mean(-1)
     assert bool((many < few).all())
     assert bool((few < elbos.mean(0)).all())
+
+
+@pytest.mark.parametrize("name", ["VAE", "LAE"])
+def test_fitted_posteriors_tighten_the_bound_and_stay_below_it(name: str) -> None:
+    """On eight images with one latent: against quadrature of log p(x)."""
+    t = replace(METHODS[name], latent=1, epochs=20)
+    trainer = run(t, (0, 1), 60, torch.float32)
+    model, p, x = Model(t, 64), trainer.parameters, pixels()[:8]
+
+    def fresh() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(r) for r in range(2)]
+
+    bound = refined(model, p, x, fresh(), 1000)
+    own = bound.value
+    before = negative_elbo(model, p, x, fresh()).mean(-1)
+    assert bool((own.mean(-1) < before).all())
+    grid = torch.linspace(-8, 8, 4001)
+    images = to_grid(x, 17).expand(2, 8, 64)
+    with torch.no_grad():
+        log_p = torch.stack(
+            [
+                model.log_likelihood(p, images, z.expand(2, 8, 1)) - 0.5 * z**2 - 0.9189385
+                for z in grid
+            ]
+        ).double()
+    exact = -(torch.logsumexp(log_p, 0) + math.log(16 / 4000))
+    assert float(((own - exact) / bound.se).min()) > -4.5  # never better than the truth
+    assert -0.02 < float((own - exact).mean()) < 0.1
 
 
 def test_rows_have_their_own_bounds() -> None:

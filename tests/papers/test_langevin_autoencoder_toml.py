@@ -17,7 +17,7 @@ TABLES = {table.id: table.entries for table in PAPER.table}
 DATA = "digits|mnist|fashion_mnist|svhn|cifar10|celeba32"
 ARM = r"(VAE|LAE|Hoffman)(-[\w-]+)?"
 GRAMMAR = re.compile(
-    rf"(nelbo|iw)/({DATA})/{ARM}(/width=[\d.]+)?"
+    rf"(nelbo|iw|refined)/({DATA})/{ARM}(/width=[\d.]+)?"
     rf"|(acceptance|stability|roughness|scale|iw_width)/({DATA})/{ARM}(/dead_share)?"
     rf"|cost/({DATA})/LAE:(VAE|VAE-flow|Hoffman-2)|equal_time/({DATA})/VAE-{ARM}"
     r"|conjugate/d=\d+/\w+|neural/(tv|gap|share)/[\w-]+(/\w+)?"
