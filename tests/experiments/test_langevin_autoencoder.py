@@ -23,9 +23,15 @@ from lmcnb.experiments import langevin_autoencoder_images as images
 from lmcnb.experiments import langevin_autoencoder_report as report
 from lmcnb.experiments import langevin_autoencoder_toys as toys
 from lmcnb.lab import config
+from lmcnb.lab.data import load
+from lmcnb.lab.files import load_checkpoint
+from lmcnb.lab.randomness import generator
+from lmcnb.methods.langevin_autoencoder_bounds import importance_weighted, negative_elbo
+from lmcnb.methods.langevin_autoencoder_training import Model
 from lmcnb.papers.langevin_autoencoder import Conjugate, Neural, Settings, by_name
 
 matplotlib.use("Agg")
+SPLITS = ("train", "test")
 
 IMAGES = {
     "datasets": ["digits"],
@@ -242,6 +248,70 @@ def test_too_few_features_are_told(finished: Any) -> None:
     lines = report.chain_notes(run, results)
     assert any("have rank" in line and "theorem 1 does not" in line for line in lines)
     assert not any("frozen" in line for line in lines)
+
+
+def test_what_is_evaluated_and_on_which_images(finished: Any) -> None:
+    """Everything of one cell once more, from its stored parameters."""
+    run, results = finished
+    cell = next(c for c in images.cells(run) if c.name == "digits-LAE-3")
+    own = next(r for r in results if r["arm"] == "LAE")["seeds"][0]
+    p = load_checkpoint(cell.result.with_suffix(".pt"))
+    model = Model(cell.training, 64)
+    train, test = (torch.from_numpy(load("digits", s)["images"]).flatten(1) for s in SPLITS)
+    assert (len(train), len(test)) == (1500, 297)
+
+    def fresh(what: str) -> list[torch.Generator]:
+        return [generator(3, f"digits/{what}")]
+
+    for width in (0.05, 0.2):
+        a, b = (negative_elbo(model, p, test, fresh(f"elbo/{i}"), width)[0] for i in (0, 1))
+        found = own["by_width"][str(width)]
+        assert math.isclose(found["value"], float((a + b).mean()) / 128, rel_tol=1e-9)
+        known = float(((a - b) / 128).square().sum().sqrt()) / 297
+        assert math.isclose(found["se"], known, rel_tol=1e-9)
+        spread = float((a - b).std()) / 64 / math.sqrt(2) / math.sqrt(2) / math.sqrt(297)
+        assert math.isclose(found["se"], spread, rel_tol=0.05)  # of the mean of two draws
+    places = [round(i * 296 / 39) for i in range(40)]
+    some = test[places]
+    scores = {}
+    for width in (0.05, 0.2):
+        bound = importance_weighted(model, p, some, fresh("weighted"), 4, width)
+        found = own["weighted_by_width"][str(width)]
+        assert math.isclose(found["value"], float(bound.value.mean()) / 64, rel_tol=1e-9)
+        known = float(bound.se.square().sum().sqrt()) / 64 / 40
+        assert math.isclose(found["se"], known, rel_tol=1e-9)
+        chooser = images.spaced(train, 10)
+        scores[width] = float(
+            importance_weighted(model, p, chooser, fresh("choose"), 4, width).value.mean()
+        )
+    assert own["weighted_width"] == min(scores, key=scores.__getitem__)
+    assert own["weighted"] == own["weighted_by_width"][str(own["weighted_width"])]
+
+
+def test_evenly_spaced_images_reach_from_the_first_to_the_last() -> None:
+    x = torch.arange(10)[:, None]
+    assert images.spaced(x, 4)[:, 0].tolist() == [0, 3, 6, 9]
+    assert images.spaced(x, 20) is x
+
+
+def test_costs_and_equal_times() -> None:
+    """LAE takes twice as long a step, and after the VAE's time it is 0.05 better."""
+
+    def result(arm: str, seconds: float, *bounds: float) -> dict[str, Any]:
+        times = [seconds * i / (len(bounds) - 1) for i in range(len(bounds))]
+        curve = [
+            {"step": i, "seconds": t, "nelbo": v}
+            for i, (t, v) in enumerate(zip(times, bounds, strict=True))
+        ]
+        own = {"seed": 3, "seconds": seconds, "curve": curve}
+        return {"dataset": "digits", "arm": arm, "iterations": 10, "seeds": [own]}
+
+    run = FakeRun(Path("x"))
+    results = [result("VAE", 5.0, 2.0, 1.4, 1.2), result("LAE", 10.0, 2.0, 1.15, 1.0)]
+    report._record_costs(run, results)
+    report._record_equal_time(run, results)
+    assert run.metrics["cost/digits/LAE:VAE", 3]["value"] == 2.0
+    assert math.isclose(run.metrics["equal_time/digits/VAE-LAE", 3]["value"], 0.05)
 
 
 def test_refining_reads_the_parameters_and_is_done_once(finished: Any, monkeypatch: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from lmcnb.errors import Paused, UsageError
 from lmcnb.lab.data import load
@@ -20,6 +22,7 @@ from lmcnb.methods.langevin_autoencoder_bounds import (
     refined,
 )
 from lmcnb.methods.langevin_autoencoder_training import Model, Streams, Trainer, Training
+from lmcnb.models import planar_flow
 from lmcnb.models.discretized_logistic import to_grid
 
 SMALL = Training("LAE", epochs=2, batch=10, width=16, hidden=2, latent=3, levels=17)
@@ -151,6 +154,65 @@ def test_every_image_is_seen_once_an_epoch() -> None:
     assert not torch.equal(first[0], first[1])
 
 
+def test_images_left_over_in_one_epoch_come_in_another() -> None:
+    trainer = Trainer(replace(SMALL, epochs=40), pixels(67), streams(0))
+    seen: set[int] = set()
+    for _ in range(20):
+        for _ in range(trainer.per_epoch):
+            trainer.step()
+        seen |= set(trainer.order[0].tolist())
+    assert seen == set(range(67))
+
+
+def written_out(trainer: Trainer, p: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The loss of a baseline's first step, written out once more with torch.distributions."""
+    t, model, m = trainer.training, trainer.model, len(trainer.pixels)
+    x = to_grid(trainer.pixels[trainer.order[0, : t.batch]], t.levels).double()[None]
+    q = Normal(*model.encode(p, x))
+    noise = trainer.noise.view(-1, 1, t.batch, t.latent)
+    z = q.loc + q.scale * noise[0]
+    prior = Normal(torch.zeros((), dtype=torch.float64), 1.0)
+    penalty = -(p["b"] - 2 * torch.log1p(p["b"].exp())) / m  # -log of the logistic density
+    fixed = {k: v.detach() for k, v in p.items()}
+    if t.method == "VAE":
+        loss = -model.log_likelihood(p, x, z) + kl_divergence(q, prior).sum(-1)
+    elif t.method == "VAE-flow":
+        log_det: torch.Tensor = torch.zeros(1, t.batch, dtype=torch.float64)
+        for k in range(t.flows):
+            w, u, c = (p[f"flow.{n}"][0, k] for n in "wuc")
+            inner = torch.tanh(z @ w + c)
+            eye = torch.eye(t.latent, dtype=torch.float64)
+            jacobian = eye + (1 - inner**2)[..., None, None] * torch.outer(u, w)
+            log_det = log_det + torch.linalg.slogdet(jacobian).logabsdet
+            z = z + inner[..., None] * u
+        likelihood = model.log_likelihood(p, x, z) + prior.log_prob(z).sum(-1)
+        loss = -likelihood - q.entropy().sum(-1) - log_det
+    else:
+        loss = -model.log_likelihood(fixed, x, z) + kl_divergence(q, prior).sum(-1)
+        z = z.detach()
+        for xi in noise[1:]:
+            z = z.requires_grad_()
+            joint = model.log_likelihood(fixed, x, z) - 0.5 * z.square().sum(-1)
+            (g,) = torch.autograd.grad(joint.sum(), z)
+            z = (z + 0.005 * g + 0.1 * xi).detach()  # sqrt(2 x 0.005) = 0.1
+        loss = loss - model.log_likelihood(p, x, z)
+    return loss.mean() + penalty.sum()
+
+
+@pytest.mark.parametrize("method", ["VAE", "VAE-flow", "Hoffman"])
+def test_a_baseline_s_first_step_is_its_loss_written_out(method: Any) -> None:
+    t = replace(SMALL, method=method, learning_rate=1e-2)
+    trainer = Trainer(t, pixels(), streams(0), dtype=torch.float64)
+    p = {k: v.clone().requires_grad_() for k, v in trainer.parameters.items()}
+    trainer.step()
+    loss = written_out(trainer, p)
+    torch.testing.assert_close(trainer.losses[0, 0], loss.detach(), rtol=1e-10, atol=0)
+    gradients = torch.autograd.grad(loss, list(p.values()))
+    for (key, before), g in zip(p.items(), gradients, strict=True):
+        after = trainer.parameters[key]
+        torch.testing.assert_close(after, before.detach() - 1e-2 * g, rtol=1e-9, atol=1e-11)
+
+
 def test_divergence_is_reported_where_it_happened() -> None:
     trainer = Trainer(replace(SMALL, method="VAE", learning_rate=1e12), pixels(), streams(0, 1))
     fit(trainer, trainer.iterations, check_every=1)
@@ -249,6 +311,45 @@ def test_fitted_posteriors_tighten_the_bound_and_stay_below_it(name: str) -> Non
     exact = -(torch.logsumexp(log_p, 0) + math.log(16 / 4000))
     assert float(((own - exact) / bound.se).min()) > -4.5  # never better than the truth
     assert -0.02 < float((own - exact).mean()) < 0.1
+
+
+@pytest.mark.parametrize("width", [0.05, 0.3])
+def test_the_langevin_autoencoder_s_bound_written_out(width: float) -> None:
+    trainer = run(METHODS["LAE"], (0,), 12, torch.float32)
+    model, p, x = Model(METHODS["LAE"], 64), trainer.parameters, pixels()[:20]
+    own = negative_elbo(model, p, x, [torch.Generator().manual_seed(3)], width)[0]
+    with torch.no_grad():
+        images = to_grid(x, 17)[None]
+        features = model.body.forward({k[5:]: v for k, v in p.items() if k[:4] == "body"}, images)
+        q = Normal(features @ p["phi"].view(1, 3, 16).mT, width)
+        noise = torch.randn(20, 3, generator=torch.Generator().manual_seed(3))
+        z = q.loc + width * noise
+        kl = kl_divergence(q, Normal(0.0, 1.0)).sum(-1)
+        known = -model.log_likelihood(p, images, z) + kl
+    torch.testing.assert_close(own, known[0].double(), rtol=1e-5, atol=1e-4)
+
+
+def test_the_flow_s_weight_written_out() -> None:
+    trainer = run(METHODS["VAE-flow"], (0,), 12, torch.float32)
+    model, p = Model(METHODS["VAE-flow"], 64), trainer.parameters
+    images = to_grid(pixels()[:5], 17)[None]
+    noise = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        mean, std = model.encode(p, images)
+        own = log_weight(model, p, images, mean, std, noise)
+    flow = {k[5:]: v for k, v in p.items() if k.startswith("flow")}
+    for i in range(5):
+        z0 = (mean + std * noise)[0, i]
+
+        def flowed(z: torch.Tensor) -> torch.Tensor:
+            return planar_flow.forward(flow, z[None, None])[0][0, 0]
+
+        jacobian = torch.autograd.functional.jacobian(flowed, z0)
+        z = flowed(z0)
+        log_q = Normal(mean[0, i], std[0, i]).log_prob(z0).sum() - jacobian.det().abs().log()
+        joint = model.log_likelihood(p, images[:, i : i + 1], z[None, None])[0, 0]
+        known = joint + Normal(0.0, 1.0).log_prob(z).sum() - log_q
+        torch.testing.assert_close(own[0, i], known, rtol=1e-4, atol=1e-3)
 
 
 def test_rows_have_their_own_bounds() -> None:
