@@ -26,8 +26,11 @@ from lmcnb.lab import config
 from lmcnb.lab.data import load
 from lmcnb.lab.files import load_checkpoint
 from lmcnb.lab.randomness import generator
+from lmcnb.methods.langevin_autoencoder import latent
 from lmcnb.methods.langevin_autoencoder_bounds import importance_weighted, negative_elbo
+from lmcnb.methods.langevin_autoencoder_fast import part
 from lmcnb.methods.langevin_autoencoder_training import Model
+from lmcnb.models.discretized_logistic import to_grid
 from lmcnb.papers.langevin_autoencoder import Conjugate, Neural, Settings, by_name
 
 matplotlib.use("Agg")
@@ -286,6 +289,30 @@ def test_what_is_evaluated_and_on_which_images(finished: Any) -> None:
         )
     assert own["weighted_width"] == min(scores, key=scores.__getitem__)
     assert own["weighted"] == own["weighted_by_width"][str(own["weighted_width"])]
+
+
+def test_the_largest_curvature_is_an_eigenvalue_of_the_hessian(finished: Any) -> None:
+    """Power iteration against the whole Hessian of V in Phi, and eta times it in the curve."""
+    run, results = finished
+    cell = next(c for c in images.cells(run) if c.name == "digits-LAE-3")
+    p = {k: v.double() for k, v in load_checkpoint(cell.result.with_suffix(".pt")).items()}
+    model = Model(cell.training, 64)
+    train = torch.from_numpy(load("digits")["images"]).flatten(1)
+    x = to_grid(images.spaced(train, 100), 17).double()
+    with torch.no_grad():
+        h = model.body.forward(part(p, "body"), x[None])
+
+    def energy(phi: torch.Tensor) -> torch.Tensor:
+        z = latent(phi, h[0])[None]
+        return -(model.log_likelihood(p, x[None], z) - 0.5 * z.square().sum(-1)).sum()
+
+    hessian = torch.autograd.functional.hessian(energy, p["phi"][0])
+    known = float(torch.linalg.eigvalsh(hessian).abs().max())
+    found = float(images.largest_curvature(model, p, x, h)[0])
+    assert math.isclose(found, known, rel_tol=0.05)
+    own = next(r for r in results if r["arm"] == "LAE")["seeds"][0]["curve"][-1]
+    assert math.isclose(own["step_size"], 1e-4 / 100, rel_tol=1e-5)
+    assert math.isclose(own["stability"], known * 1e-6, rel_tol=0.05)
 
 
 def test_evenly_spaced_images_reach_from_the_first_to_the_last() -> None:
