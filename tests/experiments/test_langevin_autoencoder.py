@@ -119,6 +119,11 @@ def test_every_arm_s_name_means_what_it_says() -> None:
     assert seen["LAE-gradient"].langevin.gradient
     assert not seen["LAE-frozen"].langevin.gradient
     assert seen["LAE-healthy"].langevin.target_acceptance == 0.75
+    changed = base.model_copy(update={"extra_step": False, "step_size": 0.5, "batch": 7})
+    other = images.training_of("LAE", "digits", changed, 17)
+    assert (other.langevin.total, other.langevin.step_size, other.batch) == (2, 0.5, 7)
+    assert (other.levels, other.width, other.latent) == (17, 16, 3)
+    assert images.training_of("LAE", "mnist", changed, 256).levels == 256
     half = base.model_copy(update={"products": "bfloat16"})
     assert images.training_of("LAE", "digits", half, 17).products == "bfloat16"
     assert images.training_of("LAE-float32", "digits", half, 17).products == "float32"
@@ -171,6 +176,10 @@ def test_seeds_are_paired_across_arms(finished: Any) -> None:
     first = {(r["arm"], r["seeds"][0]["seed"]): r["seeds"][0]["loss"]["mean"][0] for r in results}
     assert math.isclose(first["LAE", 3], first["LAE-frozen", 3], rel_tol=1e-2)
     assert first["LAE", 3] != first["LAE", 4]
+    starts = {(r["arm"], r["seeds"][0]["seed"]): r["seeds"][0]["curve"][0] for r in results}
+    assert starts["LAE", 3]["largest"] == starts["LAE-frozen", 3]["largest"]
+    assert starts["LAE", 3]["nelbo"] == starts["LAE-frozen", 3]["nelbo"]
+    assert starts["LAE", 3]["largest"] != starts["LAE", 4]["largest"]
 
 
 def test_a_finished_cell_is_read_and_not_trained(finished: Any, monkeypatch: Any) -> None:
@@ -370,6 +379,8 @@ def test_derived_numbers() -> None:
 
     assert report.roughness(curve(3, 2, 1, 1.5, 0.9)) == 0.5
     assert report.roughness(curve(3, 2, 1, 0.9, 0.8)) == 0
+    early = curve(1, 9, 1, 1, 1, 1, 1, 1, 1.25, 1)  # a setback in the first fifth does not count
+    assert report.roughness(early) == 0.25
     assert report.dead_share([0.9, 0.5, 0.0, 0.0]) == 0.5
     assert report.dead_share([0.0, 0.0]) == 1
     assert report.dead_share([0.0, 0.5]) == 0
@@ -389,6 +400,9 @@ def test_the_synthetic_experiments_and_their_figures(tmp_path: Path) -> None:
     assert 0 <= run.metrics["neural/tv/VI-full/median", 3]["value"] <= 1
     assert 0 <= run.metrics["neural/share/VI-diagonal", 3]["value"] <= 1
     assert math.isclose(float(network[0]["truth"].sum()), 3, rel_tol=1e-9)
+    kept = (network[0]["shares"]["ALD"] * 6 * 64).double()  # 30 moves, every fifth, 64 chains
+    torch.testing.assert_close(kept, kept.round(), rtol=0, atol=1e-6)
+    assert min(network[0]["gap"]["VI, full"]) > 0
     for fig, arrays in (
         figures.conjugate(sweep),
         figures.shrinkage(sweep),
@@ -399,6 +413,34 @@ def test_the_synthetic_experiments_and_their_figures(tmp_path: Path) -> None:
     assert len(report.neural_table(network)) == 3
     assert len(report.conjugate_table(sweep)) == 2
     assert "yes" in report.sanity(sweep, [])[1]
+
+
+def test_shares_count_the_points_at_which_ald_is_nearer() -> None:
+    run = FakeRun(Path("x"))
+    found = {
+        "total_variation": {"ALD": [0.1, 0.2, 0.9, 0.1], "VI, full": [0.5, 0.5, 0.5, 0.5]},
+        "gap": {"VI, full": [1.0, 2.0, 3.0, 4.0]},
+        "acceptance": 0.5,
+    }
+    report.record_neural(run, 3, [found])
+    assert run.metrics["neural/share/VI-full", 3]["value"] == 0.75
+    assert run.metrics["neural/gap/VI-full", 3]["value"] == 2.5
+    assert run.metrics["neural/tv/ALD/largest", 3]["value"] == 0.9
+
+
+def test_the_conjugate_problem_is_the_paper_s() -> None:
+    """The sheet's posterior covariances for both readings of the misprint."""
+    known = {
+        "symmetric": [[0.3333, 0.2222], [0.2222, 0.3704]],
+        "lower triangle": [[0.2996, 0.2724], [0.2724, 0.3385]],
+    }
+    for choice, covariance in known.items():
+        s = Conjugate(widths=[3], moves=100, covariance=choice)
+        x, means, found = toys.conjugate_problem(s, 0)
+        wanted = torch.tensor(covariance, dtype=torch.float64)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=5e-5)
+        noise = torch.tensor(toys.COVARIANCE[choice], dtype=torch.float64)
+        torch.testing.assert_close(means, x @ (found @ torch.linalg.inv(noise)).mT)
 
 
 def test_image_figures(finished: Any) -> None:

@@ -219,6 +219,13 @@ def test_divergence_is_reported_where_it_happened() -> None:
     assert all(isinstance(step, int) and 1 <= step <= 12 for step in trainer.diverged_at())
 
 
+def test_the_first_iteration_that_is_not_finite_is_named() -> None:
+    trainer = Trainer(SMALL, pixels(), streams(0, 1))
+    trainer.done = 10
+    trainer.losses[4:, 1] = math.nan
+    assert trainer.diverged_at() == [None, 5]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
