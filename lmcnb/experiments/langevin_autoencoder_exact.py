@@ -342,7 +342,7 @@ STEP_SETTINGS = {
 def step_errors(rows: int = 2, seed: int = 0) -> dict[str, float]:
     """The hand-written training step against the readable one: largest error of all it gives.
 
-    Relative to the largest entry of each of loss, Phi and every gradient; shared noise.
+    Relative to the largest entry of each of loss, acceptance, Phi and every gradient; shared noise.
     """
     found = {}
     for name, settings in STEP_SETTINGS.items():
@@ -353,7 +353,7 @@ def step_errors(rows: int = 2, seed: int = 0) -> dict[str, float]:
         worst = 0.0
         for r in range(rows):
             known = readable_step(p, x, r, settings, seed + 20 + r)
-            own = {"phi": got.phi[r], "loss": got.loss[r]}
+            own = {"phi": got.phi[r], "loss": got.loss[r], "acceptance": got.acceptance[r]}
             own |= {f"by {k}": g[r] for k, g in got.gradients.items()}
             if set(own) != set(known):
                 return {name: math.inf}
@@ -398,7 +398,7 @@ def step_noise(settings: Langevin, seeds: Sequence[int]) -> tuple[Tensor, Tensor
 def readable_step(
     p: dict[str, Tensor], x: Tensor, r: int, settings: Langevin, seed: int
 ) -> dict[str, Tensor]:
-    """`training_step` on row r: Phi, loss, and the gradients by autograd."""
+    """`training_step` on row r: Phi, loss, mean acceptance, and the gradients by autograd."""
     own = {k: v[r : r + 1].clone().requires_grad_() for k, v in p.items()}
 
     def body(images: Tensor) -> Tensor:
@@ -411,8 +411,10 @@ def readable_step(
 
     start = own["phi"][0] if settings.gradient else own["phi"][0].detach()
     stream = torch.Generator().manual_seed(seed)
-    phi, loss, _ = training_step(start, x[r], body, log_joint, settings, stream)
+    phi, loss, infos = training_step(start, x[r], body, log_joint, settings, stream)
+    tested = [info.acceptance for info in infos] if settings.adjusted else []
+    acceptance = torch.stack(tested).mean() if tested else torch.ones((), dtype=F64)
     names = [k for k in own if k != "phi" or settings.gradient]
     gradients = torch.autograd.grad(loss, [own[k] for k in names])
     by = {f"by {k}": g[0] for k, g in zip(names, gradients, strict=True)}
-    return {"phi": phi.detach(), "loss": loss.detach(), **by}
+    return {"phi": phi.detach(), "loss": loss.detach(), "acceptance": acceptance.detach(), **by}

@@ -300,6 +300,23 @@ def test_what_is_evaluated_and_on_which_images(finished: Any) -> None:
     assert own["weighted"] == own["weighted_by_width"][str(own["weighted_width"])]
 
 
+def test_the_width_of_the_weighted_bound_is_chosen_on_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training images (10 of them) call for the wide posterior, test images (40) for the narrow."""
+
+    def bound(_m: Any, _p: Any, seen: torch.Tensor, *rest: Any) -> Any:
+        value = rest[-1] if len(seen) == 40 else -rest[-1]
+        values = torch.full((1, len(seen)), 64.0 * value)
+        return SimpleNamespace(value=values, se=torch.zeros_like(values))
+
+    monkeypatch.setattr(images, "importance_weighted", bound)
+    run = FakeRun(tmp_path, arms=["LAE"], epochs={"default": 0.1})
+    own = images.train_cell(images.cells(run)[0])["seeds"][0]
+    assert own["weighted_width"] == 0.2
+    assert math.isclose(own["weighted"]["value"], 0.2, rel_tol=1e-6)
+
+
 def test_the_largest_curvature_is_an_eigenvalue_of_the_hessian(finished: Any) -> None:
     """Power iteration against the whole Hessian of V in Phi, and eta times it in the curve."""
     run, results = finished
@@ -426,6 +443,14 @@ def test_shares_count_the_points_at_which_ald_is_nearer() -> None:
     assert run.metrics["neural/share/VI-full", 3]["value"] == 0.75
     assert run.metrics["neural/gap/VI-full", 3]["value"] == 2.5
     assert run.metrics["neural/tv/ALD/largest", 3]["value"] == 0.9
+
+
+def test_the_trace_ratios_are_the_hat_matrix_s() -> None:
+    found = toys.conjugate(Conjugate(widths=[1], display_moves=300, moves=2000), 0)[0]
+    assert found["ratio_error"] < 0.1
+    for ratio, hat in zip(found["trace_ratio"], found["hat"], strict=True):
+        assert abs(ratio - hat) < 0.1
+    assert 0.2 < max(found["hat"]) < 1
 
 
 def test_the_conjugate_problem_is_the_paper_s() -> None:

@@ -66,6 +66,10 @@ def test_the_hat_matrix() -> None:
         assert math.isclose(float(H.trace()), min(n, d), rel_tol=1e-9)
     doubled = features(3, 5)[[0, 1, 1]]  # rank 2
     assert math.isclose(float(lae.hat_matrix(doubled).trace()), 2, rel_tol=1e-9)
+    for small, rank in ((1e-7, 2), (1e-4, 3)):  # H counts directions as the Gram matrix does
+        U, _, V = torch.linalg.svd(features(3, 5), full_matrices=False)
+        G = U @ torch.tensor([1.0, 0.5, small], dtype=torch.float64).diag() @ V
+        assert round(float(lae.hat_matrix(G).trace()), 6) == int(lae.gram(G).rank) == rank
 
 
 def test_one_hot_features_give_independent_chains() -> None:

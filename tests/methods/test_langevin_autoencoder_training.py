@@ -142,6 +142,23 @@ def test_another_training_s_checkpoint_is_refused() -> None:
         other.load_state_dict({**state, "format": 99})
 
 
+def test_a_move_is_accepted_where_its_uniform_is_below_the_rate() -> None:
+    langevin = Langevin(step_size=3e-2, moves=1, extra_step=False)
+    t = replace(SMALL, epochs=100, langevin=langevin, learning_rate=1e-6)
+    trainer = Trainer(t, pixels(), streams(0))
+    uniforms, moved = [], []
+    for i in range(200):
+        before = trainer.parameters["phi"].clone()
+        trainer.step()
+        uniforms.append(float(trainer.uniform[0, 0]))
+        moved.append(not torch.equal(before, trainer.parameters["phi"]))
+        assert moved[-1] == (uniforms[-1] < float(trainer.acceptance[i, 0]))
+    assert 20 < sum(moved) < 180
+    uniforms.sort()
+    off = max(abs(u - (i + 0.5) / 200) for i, u in enumerate(uniforms))
+    assert off < 0.115  # Kolmogorov-Smirnov, one in a hundred
+
+
 def test_every_image_is_seen_once_an_epoch() -> None:
     trainer = Trainer(SMALL, pixels(), streams(0, 1))
     trainer.step()
@@ -170,6 +187,7 @@ def written_out(trainer: Trainer, p: dict[str, torch.Tensor]) -> torch.Tensor:
     x = to_grid(trainer.pixels[trainer.order[0, : t.batch]], t.levels).double()[None]
     q = Normal(*model.encode(p, x))
     noise = trainer.noise.view(-1, 1, t.batch, t.latent)
+    assert len(noise) == (3 if t.method == "Hoffman" else 1)  # T = 2 steps after the first draw
     z = q.loc + q.scale * noise[0]
     prior = Normal(torch.zeros((), dtype=torch.float64), 1.0)
     penalty = -(p["b"] - 2 * torch.log1p(p["b"].exp())) / m  # -log of the logistic density

@@ -103,3 +103,5 @@ def test_the_random_decoder_s_joint_density() -> None:
     torch.testing.assert_close(
         spread[1:3], torch.full((2,), 0.2, dtype=torch.float64), rtol=0.05, atol=0
     )
+    biases = torch.cat(network.biases)
+    assert abs(float(biases.std()) - 0.1) < 0.015
