@@ -300,6 +300,7 @@ class Trainer:
         with torch.cuda.stream(stream):
             for _ in range(3):
                 self._iteration()
+                self.count -= 1  # near the end there is no room for three more
         torch.cuda.current_stream(self.device).wait_stream(stream)
         self.load_state_dict(before)
         graph = torch.cuda.CUDAGraph()

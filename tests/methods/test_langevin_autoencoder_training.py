@@ -433,3 +433,7 @@ def test_on_cuda_the_graph_is_the_plain_iteration(name: str, device) -> None:
         plain.done += 1
     for key, value in graph.parameters.items():
         torch.testing.assert_close(value, plain.parameters[key], rtol=1e-3, atol=1e-5)
+    last = Trainer(t, pixels(), streams(0, 1, device=device))
+    last.load_state_dict(graph.state_dict())  # captured with two iterations left
+    fit(last, last.iterations)
+    assert int(last.count) == last.done == 12
