@@ -92,7 +92,7 @@ def neural(found: Sequence[Result], most: int = 3) -> tuple[Any, Arrays]:
 
 def learning_curves(results: Sequence[Result], arms: Sequence[str]) -> tuple[Any, Arrays]:
     """Test bound against epoch and against processor time, one row a data set."""
-    grouped = _by_dataset(results, arms)
+    grouped = _by_dataset(results, arms) or _by_dataset(results, [r["arm"] for r in results])
     fig, axes = plt.subplots(len(grouped), 2, figsize=(9.4, 2.9 * len(grouped)), squeeze=False)
     arrays: Arrays = {}
     for (left, right), (dataset, cells) in zip(axes, grouped.items(), strict=True):
@@ -115,10 +115,10 @@ def learning_curves(results: Sequence[Result], arms: Sequence[str]) -> tuple[Any
 def is_it_sampling(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
     """Acceptance, stability, Gram eigenvalues and the bound: LAE beside its controls."""
     arms = ("LAE", "LAE-healthy", "LAE-frozen", "LAE-gradient", "VAE")
-    cells = _by_dataset([r for r in results if r["dataset"] == dataset], arms)[dataset]
+    cells = _by_dataset(results, arms).get(dataset, [])
     fig, axes = plt.subplots(2, 2, figsize=(8.6, 5.6))
     (rate, stable), (eigen, bound) = axes
-    arrays: Arrays = {}
+    arrays: Arrays = {"arms": np.array([r["arm"] for r in cells])}
     for r in cells:
         arm = r["arm"]
         color = method_style(arm).color
@@ -154,7 +154,8 @@ def is_it_sampling(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays
     _focus(bound, [_curve(r, "nelbo") for r in cells])
     for ax in axes.flat:
         ax.set_xlabel("training step")
-        ax.legend(fontsize=7)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=7)
     fig.suptitle(f"{dataset}: is it Langevin sampling that helps?", fontsize=11)
     return fig, arrays
 
@@ -163,12 +164,11 @@ def accept_test(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
     """Figure 4: test bound during training for T = 1, 2, 5, with and without the accept test."""
     names = {"with the accept test": "", "without": "-unadjusted"}
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
-    arrays: Arrays = {}
+    arrays: Arrays = {"dataset": np.array([dataset])}
     drawn = []
     for ax, (title, suffix) in zip(axes, names.items(), strict=True):
         arms = [f"LAE-1{suffix}", f"LAE{suffix}", f"LAE-5{suffix}"]
-        own = [r for r in results if r["dataset"] == dataset]
-        for r in _by_dataset(own, arms).get(dataset, []):
+        for r in _by_dataset(results, arms).get(dataset, []):
             step, curve = _curve(r, "step")[0], _curve(r, "nelbo")
             _band(ax, step, curve, r["arm"])
             arrays |= {f"{r['arm']}/step": step, f"{r['arm']}/nelbo": curve}
@@ -189,8 +189,8 @@ def reconstructions(results: Sequence[Result], dataset: str) -> tuple[Any, Array
     images = spaced(read_images(dataset)[1], 8).numpy()
     rows = [("test images", images)]
     rows += [(_name(r["arm"]), np.array(r["seeds"][0]["pictures"])) for r in cells]
-    fig, axes = plt.subplots(len(rows), 1, figsize=(7, 0.8 * len(rows)))
-    for ax, (label, pixels) in zip(axes, rows, strict=True):
+    fig, axes = plt.subplots(len(rows), 1, figsize=(7, 0.8 * len(rows)), squeeze=False)
+    for ax, (label, pixels) in zip(axes[:, 0], rows, strict=True):
         ax.imshow(_strip(pixels), cmap="gray", vmin=0, vmax=16 if dataset == "digits" else 255)
         ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         ax.set_xticks([])

@@ -137,7 +137,7 @@ def training_of(arm: str, dataset: str, images: Images, levels: int) -> Training
 def cells(run: Any) -> list[Cell]:
     """The cells of `run` (a `lab.Run`), in the order of its settings."""
     images: Images = run.settings.images
-    together = run.device.type == "cuda"
+    rows = run.device.type == "cuda"
     found = []
     for dataset in images.datasets:
         levels = 17 if dataset == "digits" else 256
@@ -145,14 +145,20 @@ def cells(run: Any) -> list[Cell]:
             training = training_of(arm, dataset, images, levels)
             seeds = tuple(run.seeds[: by_name(images.seeds, arm)])
             where = (images, run.directory, str(run.device), run.deadline)
-            groups = [seeds] if together else [(s,) for s in seeds]
+            groups = [seeds] if rows else [(s,) for s in seeds]
             found += [Cell(dataset, arm, group, training, *where) for group in groups]
     return found
 
 
 def train(found: Sequence[Cell], workers: int, desc: str) -> list[dict[str, Any]]:
     """Train all cells that are not finished, on `workers` processes; results in the same order."""
+    workers = 1 if together(found) else workers
     return map_cells(train_cell, found, workers=workers, work=[c.work for c in found], desc=desc)
+
+
+def together(found: Sequence[Cell]) -> bool:
+    """Whether cells share a GPU: one at a time then, or they would count each other's time."""
+    return any(cell.device.startswith("cuda") for cell in found)
 
 
 def read_images(dataset: str, limit: int = 0) -> tuple[Tensor, Tensor]:
@@ -175,9 +181,8 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     if cell.result.exists():
         report(cell.work)
         return read_json(cell.result)
-    # filling fresh memory would cost an eighth of a step
-    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     device = torch.device(cell.device)
+    deterministic(device)
     limit = by_name(cell.images.train_images, cell.dataset)
     train_images, test_images = read_images(cell.dataset, limit)
     streams = [
@@ -223,8 +228,16 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     return result
 
 
+def deterministic(device: torch.device) -> None:
+    """Deterministic algorithms in this process, which may be a worker's."""
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    # filling fresh memory would cost an eighth of a step
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+
+
 def refine(found: Sequence[Cell], workers: int, desc: str) -> list[dict[str, Any]]:
     """The refined bound of every trained cell (`bounds.refined`); results in the same order."""
+    workers = 1 if together(found) else workers
     return map_cells(refine_cell, found, workers=workers, work=[1.0] * len(found), desc=desc)
 
 
@@ -235,6 +248,7 @@ def refine_cell(cell: Cell) -> dict[str, Any]:
         report(1.0)
         return read_json(file)
     device = torch.device(cell.device)
+    deterministic(device)
     _, test_images = read_images(cell.dataset, 1)
     seen = spaced(test_images, by_name(cell.images.refined_images, cell.dataset)).to(device)
     stored = load_checkpoint(cell.result.with_suffix(".pt"))

@@ -124,6 +124,7 @@ def conjugate(settings: Conjugate, seed: int) -> list[dict[str, Any]]:
             law, _ = gaussian_law(g, means, covariance)
             z = rest.z.flatten(0, 1)
             spread = z.var(0).sum(-1) / covariance.trace()
+            off = covariances(z) - covariance
             outside = (torch.eye(POINTS, dtype=H.dtype) - H) @ rest.z
             K = gram(g)
             found.append(
@@ -135,6 +136,7 @@ def conjugate(settings: Conjugate, seed: int) -> list[dict[str, Any]]:
                     "law_error": float((z.mean(0) - law).abs().max()),
                     "posterior_error": float((z.mean(0) - means).abs().max()),
                     "ratio_error": float((spread - H.diagonal()).abs().max()),
+                    "covariance_error": float((off.norm(dim=(1, 2)) / covariance.norm()).max()),
                     "outside": float(outside.abs().max()),
                     "acceptance": float(rest.acceptance.mean()),
                     "smallest": float(K.smallest),
@@ -146,6 +148,11 @@ def conjugate(settings: Conjugate, seed: int) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def covariances(z: Tensor) -> Tensor:
+    """The covariance of every point's samples: `(n, dim, dim)` of `(samples, n, dim)`."""
+    return torch.stack([torch.cov(own.T) for own in z.unbind(1)])
 
 
 def neural(settings: Neural, seed: int) -> list[dict[str, Any]]:

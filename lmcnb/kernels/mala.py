@@ -62,8 +62,12 @@ def log_ratio(old: State, new: State, step_size: Tensor | float) -> Tensor:
 
 
 def accepts(log_r: Tensor, uniform: Tensor) -> Tensor:
-    """Whether `log u < log r`, elementwise, bool; False for a NaN."""
-    return uniform.log() < log_r
+    """Whether `log u < log r`, elementwise, bool; False for a NaN.
+
+    Generators give 0 now and then, whose logarithm would accept anything: it counts as their grid's
+    first point above.
+    """
+    return uniform.clamp(min=torch.finfo(uniform.dtype).eps / 2).log() < log_r
 
 
 def select(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -61,6 +61,8 @@ class Langevin:
             raise UsageError(f"moves={self.moves!r}: an integer of at least 0 is needed")
         if not (0 < self.step_size < float("inf")):
             raise UsageError(f"step_size={self.step_size!r}: a positive number is needed")
+        if self.step_size > 1e30:
+            raise UsageError(f"step_size={self.step_size!r}: at most 1e30, which float32 can hold")
         if self.target_acceptance is not None and not 0 < self.target_acceptance < 1:
             raise UsageError(
                 f"target_acceptance={self.target_acceptance!r}: between 0 and 1, or None"
@@ -171,9 +173,13 @@ def check_features(features: Tensor, step_size: float, curvature: float = 1.0) -
             least it can be where the likelihood is log-concave.
 
     Raises:
-        UsageError: features that are not finite, or not `(n, d)`.
+        UsageError: features that are not finite, or not `(n, d)`; a step size or curvature that is
+            no positive number.
     """
-    if features.dim() != 2 or not torch.isfinite(features).all():
+    for name, value in (("step_size", step_size), ("curvature", curvature)):
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{name}={value!r}: a positive number is needed")
+    if features.dim() != 2 or 0 in features.shape or not torch.isfinite(features).all():
         raise UsageError(
             f"features of shape {tuple(features.shape)}: finite numbers `(n, d)` are needed"
         )

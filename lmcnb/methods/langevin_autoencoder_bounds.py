@@ -35,6 +35,8 @@ def posterior(
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of q (before any flow) for images `(rows, B, pixels)`."""
     if model.t.method == "LAE":
+        if not 0 < width < float("inf"):
+            raise UsageError(f"width={width!r}: a positive number is needed")
         mean = latent(p["phi"], model.body.forward(part(p, "body"), x))
         return mean, torch.full_like(mean, width)
     return model.encode(p, x)
@@ -69,8 +71,6 @@ def negative_elbo(
         generators: one a row.
         width: sigma of the Langevin autoencoder's posterior; baselines have their own.
     """
-    if not 0 < width < float("inf"):
-        raise UsageError(f"width={width!r}: a positive number is needed")
     parts = []
     for x in chunks(model, p, pixels):
         mean, std = posterior(model, p, x, width)
@@ -181,5 +181,7 @@ def chunks(model: Model, p: Mapping[str, Tensor], pixels: Tensor) -> list[Tensor
 
 def draw(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise shaped as `like`, one generator a row."""
+    if len(generators) != len(like):
+        raise UsageError(f"{len(generators)} generators for {len(like)} rows: one a row is needed")
     kind: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
     return torch.stack([torch.randn(like.shape[1:], generator=g, **kind) for g in generators])

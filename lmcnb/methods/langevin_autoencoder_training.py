@@ -174,11 +174,16 @@ class Trainer:
             dtype: of parameters.
 
         Raises:
-            UsageError: images outside the grid, or fewer than a batch.
+            UsageError: images outside the grid, or fewer than a batch; no streams; monitor_every
+                below 1.
         """
-        to_grid(pixels, training.levels)
+        if not streams:
+            raise UsageError("streams: at least one row is needed")
+        if monitor_every < 1:
+            raise UsageError(f"monitor_every={monitor_every}: an integer of at least 1 is needed")
         if len(pixels) < training.batch:
             raise UsageError(f"{len(pixels)} images do not fill a batch of {training.batch}")
+        to_grid(pixels, training.levels)
         if training.method == "LAE" and training.langevin.moves and training.batch > training.width:
             warnings.warn(too_few_features(training.batch, training.width), stacklevel=2)
         self.training, self.streams, self.rows = training, list(streams), len(streams)
@@ -203,6 +208,7 @@ class Trainer:
         )
         self.losses = torch.zeros(self.iterations, self.rows, **kind)
         self.acceptance = torch.ones(self.iterations, self.rows, **kind)
+        self.last_loss, self.last_acceptance = self.losses[0].clone(), self.acceptance[0].clone()
         self.count = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.offsets = torch.arange(training.batch, device=self.device)
         self.done = 0
@@ -229,6 +235,7 @@ class Trainer:
             self._replay()
         else:
             self._iteration()
+        self.losses[self.done], self.acceptance[self.done] = self.last_loss, self.last_acceptance
         self.done += 1
         last = self.done == self.iterations
         if self.monitor is not None and (self.done % self.monitor_every == 0 or last):
@@ -270,7 +277,7 @@ class Trainer:
         penalty = scale_penalty(p["b"]).view(-1) / len(self.pixels)
         for name, g in gradients.items():
             p[name].add_(g, alpha=-t.learning_rate)
-        self.losses.index_add_(0, self.count, (loss + penalty)[None])
+        self.last_loss.copy_(loss + penalty)
         self.count += 1
 
     @torch.no_grad()
@@ -278,7 +285,7 @@ class Trainer:
         eta = self.log_step.exp()
         step = self.model.engine.step(self.parameters, x, self.noise, self.uniform, eta)
         self.parameters["phi"].copy_(step.phi)
-        self.acceptance.index_copy_(0, self.count, step.acceptance[None])
+        self.last_acceptance.copy_(step.acceptance)
         target = self.training.langevin.target_acceptance
         if target is not None:
             self.log_step += ADAPTATION * (step.acceptance - target)
@@ -300,13 +307,12 @@ class Trainer:
         with torch.cuda.stream(stream):
             for _ in range(3):
                 self._iteration()
-                self.count -= 1  # near the end there is no room for three more
         torch.cuda.current_stream(self.device).wait_stream(stream)
         self.load_state_dict(before)
         graph = torch.cuda.CUDAGraph()
         for streams in self.streams:
             graph.register_generator_state(streams.noise)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):  # its own default may be on another device
             self._iteration()
         return graph.replay
 

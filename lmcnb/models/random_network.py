@@ -76,6 +76,8 @@ def random_features(
     if not 0 < trace < math.inf:
         raise UsageError(f"trace={trace!r}: a positive number is needed")
     h = points.double()
+    if len(h) > 1 and bool((h.std(0) == 0).any()):
+        raise UsageError("points: all have the same value in some dimension, and need to differ")
     if len(h) > 1:
         h = (h - h.mean(0)) / h.std(0)
     for layer, outputs in enumerate((width, width, width, features)):

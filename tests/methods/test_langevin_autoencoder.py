@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from lmcnb.errors import UsageError
 from lmcnb.experiments import langevin_autoencoder_exact as exact
 from lmcnb.experiments.langevin_autoencoder_toys import quadratic, run_chains
+from lmcnb.kernels import mala
 from lmcnb.methods import langevin_autoencoder as lae
 
 
@@ -154,6 +156,7 @@ def test_features_that_are_no_numbers_are_refused(bad: Tensor) -> None:
         ({"moves": -1}, "moves=-1"),
         ({"step_size": 0.0}, "step_size=0.0"),
         ({"step_size": math.nan}, "step_size=nan"),
+        ({"step_size": 1e300}, r"step_size=1e\+300: at most 1e30"),
         ({"target_acceptance": 1.0}, "target_acceptance=1.0"),
         ({"target_acceptance": 0.5, "adjusted": False}, "needs moves with the accept test"),
         ({"gradient": True}, "needs moves=0"),
@@ -162,3 +165,27 @@ def test_features_that_are_no_numbers_are_refused(bad: Tensor) -> None:
 def test_impossible_settings_are_refused(settings: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         lae.Langevin(**settings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changed", "says"),
+    [
+        ((3, 6), {"step_size": -1.0}, "step_size=-1.0"),
+        ((3, 6), {"step_size": math.nan}, "step_size=nan"),
+        ((3, 6), {"curvature": 0.0}, "curvature=0.0"),
+        ((0, 6), {}, r"features of shape \(0, 6\)"),
+    ],
+)
+def test_impossible_checks_are_refused(shape: Any, changed: dict[str, float], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        lae.check_features(features(*shape), **{"step_size": 1e-3, **changed})
+
+
+def test_a_uniform_of_zero_accepts_what_is_as_rare_and_no_more() -> None:
+    for kind, digits in ((torch.float32, 24), (torch.float64, 53)):
+        zero = torch.zeros(3, dtype=kind)
+        log_r = torch.tensor([-2000.0, -1.0, math.nan], dtype=torch.float64)
+        assert mala.accepts(log_r, zero).tolist() == [False, True, False]
+        edge = torch.tensor([-digits * math.log(2)], dtype=torch.float64)
+        assert mala.accepts(edge + 1e-3, zero[:1]).tolist() == [True]
+        assert mala.accepts(edge - 1e-3, zero[:1]).tolist() == [False]

@@ -133,11 +133,39 @@ def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path) -> None:
     assert [s for s, _ in steps] == [0, 5, 10, 12]
 
 
+def test_time_of_the_monitor_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def monitor(_: Trainer) -> dict[str, float]:
+        now[0] += 1000.0
+        return {}
+
+    trainer = Trainer(SMALL, pixels(), streams(0), monitor, 5)
+    iteration = trainer._iteration
+
+    def second() -> None:
+        now[0] += 1.0
+        iteration()
+
+    monkeypatch.setattr(trainer, "_clock", lambda: now[0])
+    monkeypatch.setattr(trainer, "_iteration", second)
+    fit(trainer, trainer.iterations)
+    assert trainer.seconds == 12.0
+    assert [p["seconds"] for p in trainer.curve] == [0.0, 5.0, 10.0, 12.0]
+
+
 def test_another_training_s_checkpoint_is_refused() -> None:
     state = Trainer(SMALL, pixels(), streams(0)).state_dict()
     other = Trainer(replace(SMALL, learning_rate=1e-3), pixels(), streams(0))
     with pytest.raises(UsageError, match="made for learning_rate"):
         other.load_state_dict(state)
+    fewer = Trainer(replace(SMALL, epochs=2.4), pixels(50), streams(0))  # 12 iterations as well
+    assert fewer.iterations == 12
+    with pytest.raises(UsageError, match="made for (images|epochs)"):
+        fewer.load_state_dict(state)
+    same = {**state["made_for"], "images": 50}
+    with pytest.raises(UsageError, match="made for images = 50, not 60"):
+        Trainer(SMALL, pixels(), streams(0)).load_state_dict({**state, "made_for": same})
     with pytest.raises(UsageError, match="unknown format"):
         other.load_state_dict({**state, "format": 99})
 
@@ -268,6 +296,12 @@ def test_a_batch_beyond_the_features_is_warned_of() -> None:
 def test_bad_images_are_refused() -> None:
     with pytest.raises(UsageError, match="outside the grid of 17 levels"):
         Trainer(SMALL, pixels() + 1, streams(0))
+    with pytest.raises(UsageError, match="0 images do not fill"):
+        Trainer(SMALL, pixels(0), streams(0))
+    with pytest.raises(UsageError, match="streams: at least one"):
+        Trainer(SMALL, pixels(), [])
+    with pytest.raises(UsageError, match="monitor_every=0"):
+        Trainer(SMALL, pixels(), streams(0), monitor_every=0)
     with pytest.raises(UsageError, match="5 images do not fill a batch of 10"):
         Trainer(SMALL, pixels(5), streams(0))
     trainer = Trainer(replace(SMALL, epochs=0.01), pixels(), streams(0))
@@ -391,6 +425,16 @@ def test_an_impossible_posterior_width_is_refused() -> None:
     trainer = Trainer(SMALL, pixels(), streams(0))
     with pytest.raises(UsageError, match="width=0"):
         negative_elbo(Model(SMALL, 64), trainer.parameters, pixels(), [torch.Generator()], 0.0)
+    with pytest.raises(UsageError, match="width=nan"):
+        importance_weighted(
+            Model(SMALL, 64), trainer.parameters, pixels(), [torch.Generator()], 2, math.nan
+        )
+
+
+def test_a_generator_a_row_is_asked_for() -> None:
+    trainer = Trainer(SMALL, pixels(), streams(0, 1))
+    with pytest.raises(UsageError, match="1 generators for 2 rows"):
+        negative_elbo(Model(SMALL, 64), trainer.parameters, pixels(), [torch.Generator()])
 
 
 def test_the_initial_value_on_mnist(require_data) -> None:

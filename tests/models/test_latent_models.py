@@ -89,6 +89,8 @@ def test_impossible_features_are_refused() -> None:
     points = torch.zeros(3, 2)
     with pytest.raises(UsageError, match="features=0"):
         random_features(points, 0, 1.0, generator())
+    with pytest.raises(UsageError, match="all have the same value in some dimension"):
+        random_features(torch.ones(3, 2), 2, 1.0, generator())
     with pytest.raises(UsageError, match="trace=-1"):
         random_features(points, 2, -1.0, generator())
 
