@@ -1,4 +1,4 @@
-"""Five Langevin papers that anyone can run, check and trust: the shared package.
+"""Langevin papers that anyone can run, check and trust: the shared package.
 
 `from lmcnb import langevin_diffusion` gives the methods of a paper, `from lmcnb import lab` the
 laboratory that the notebooks use. Submodules are imported when first used, so that the command

@@ -20,7 +20,15 @@ def exact_answers(run: Any) -> list[dict[str, Any]]:
         for name, value in found.items():
             run.metric(f"exact/{name}", value, seed=seed, unit=unit)
         worst = max((abs(v) if v == v else math.inf) for v in found.values())
-        rows.append({"check": check, "worst": worst, "allowed": allowed, "holds": worst <= allowed})
+        rows.append(
+            {
+                "check": check,
+                "worst": worst,
+                "allowed": allowed,
+                "in": "–" if unit == "1" else unit,
+                "holds": worst <= allowed,
+            }
+        )
 
     def stream(name: str) -> Any:
         return generator(seed, f"exact/{name}")

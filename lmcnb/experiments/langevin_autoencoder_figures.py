@@ -32,12 +32,13 @@ def conjugate(found: Sequence[Result]) -> tuple[Any, Arrays]:
         z = own["samples"][::8].numpy()
         for i, color in enumerate(POINT_COLORS):
             ax.plot(z[:, i, 0], z[:, i, 1], ".", ms=2, color=color, alpha=0.5, zorder=1)
+            ax.text(0.04 + 0.32 * i, 0.03, f"{own['hat'][i]:.2f}", color=color, fontsize=9,
+                    fontweight="bold", transform=ax.transAxes)  # fmt: skip
             for radius in (1, 2):
                 ring = own["means"][i].numpy()[:, None] + radius * root @ circle
                 ax.plot(*ring, color="black", lw=0.8, zorder=2)
         d = own["width"]
-        shares = ", ".join(f"{h:.2f}" for h in own["hat"])
-        ax.set_title(f"d = {d}\n$H_{{ii}}$ = {shares}", fontsize=9)
+        ax.set_title(f"d = {d}", fontsize=9)
         ax.set_xlabel("$z_1$")
         ax.set_aspect("equal", adjustable="box")
         arrays[f"d={d}/samples"] = z.astype(np.float32)
@@ -105,7 +106,7 @@ def learning_curves(results: Sequence[Result], arms: Sequence[str]) -> tuple[Any
             _band(right, seconds.mean(0) / 60, bound, r["arm"])
         for ax, label in ((left, "training step"), (right, "processor time (minutes)")):
             ax.set_xlabel(label)
-            ax.set_ylabel("test -ELBO (nats/dim)")
+            ax.set_ylabel(bound_label(dataset))
             _focus(ax, [_curve(r, "nelbo") for r in cells], room=0.6, typical=True)
         left.set_title(dataset)
         right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -137,25 +138,29 @@ def is_it_sampling(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays
         if arm.startswith("LAE"):
             for key, line in (("largest", "-"), ("smallest", ":")):
                 values = np.maximum(_curve(r, key), 1e-6)
-                eigen.plot(step, values.mean(0), line, color=color, label=f"{_name(arm)}, {key}")
+                eigen.plot(step, values.mean(0), line, color=color)
                 arrays[f"{arm}/{key}"] = values
         _band(bound, step, curve, arm)
         arrays |= {f"{arm}/step": step, f"{arm}/nelbo": curve}
     stable.axhline(2, color="black", ls="--", lw=1)
-    stable.annotate("stable below 2", (0.98, 2), xycoords=("axes fraction", "data"), ha="right",
-                    va="bottom", fontsize=8)  # fmt: skip
+    stable.annotate("stable below 2", (0.98, 1.7), xycoords=("axes fraction", "data"), ha="right",
+                    va="top", fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
+    eigen.plot([], [], "-", color="0.4", label="largest")
+    eigen.plot([], [], ":", color="0.4", label="smallest")
+    eigen.legend(fontsize=8, loc="center right")
     rate.set_ylabel("acceptance rate")
     rate.set_ylim(-0.03, 1.03)
     stable.set_ylabel(r"$\eta\times$ largest curvature of $V(\Phi)$")
     stable.set_yscale("log")
     eigen.set_ylabel("eigenvalue of $K$ (100 images)")
     eigen.set_yscale("log")
-    bound.set_ylabel("test -ELBO (nats/dim)")
+    bound.set_ylabel(bound_label(dataset))
     _focus(bound, [_curve(r, "nelbo") for r in cells])
     for ax in axes.flat:
         ax.set_xlabel("training step")
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize=7)
+    handles, labels = bound.get_legend_handles_labels()
+    if handles:
+        fig.legend(handles, labels, loc="outside lower center", ncol=3, fontsize=8)
     fig.suptitle(f"{dataset}: is it Langevin sampling that helps?", fontsize=11)
     return fig, arrays
 
@@ -177,7 +182,9 @@ def accept_test(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
         ax.set_xlabel("training step")
         if ax.lines:
             ax.legend(fontsize=8)
-    axes[0].set_ylabel("test -ELBO (nats/dim)")
+        else:
+            ax.text(0.5, 0.5, "not in this run", transform=ax.transAxes, ha="center")
+    axes[0].set_ylabel(bound_label(dataset))
     _focus(axes[0], drawn, room=0.5)
     return fig, arrays
 
@@ -220,6 +227,11 @@ def _curve(r: Result, key: str) -> np.ndarray:
     """`(seeds, points)` of a learning curve; NaN where there is no number."""
     rows = [[np.nan if p[key] is None else p[key] for p in s["curve"]] for s in r["seeds"]]
     return np.array(rows, float)
+
+
+def bound_label(dataset: str) -> str:
+    """Of learning curves; they are drawn on 1,000 test images, digits has no more than 297."""
+    return "test -ELBO (nats/dim)" + ("" if dataset == "digits" else "\n1,000 images")
 
 
 def _name(arm: str) -> str:

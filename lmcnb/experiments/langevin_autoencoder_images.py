@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmcnb.errors import UserError
+from lmcnb.errors import UsageError, UserError
 from lmcnb.kernels.gradients import linearize
 from lmcnb.lab.data import load
 from lmcnb.lab.files import (
@@ -185,6 +185,11 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     deterministic(device)
     limit = by_name(cell.images.train_images, cell.dataset)
     train_images, test_images = read_images(cell.dataset, limit)
+    if len(train_images) < cell.training.batch:
+        raise UsageError(
+            f"images.batch={cell.training.batch}: {cell.dataset} has {len(train_images)} training "
+            "images here, which do not fill one"
+        )
     streams = [
         Streams(
             generator(seed, f"{cell.dataset}/start", device),

@@ -329,8 +329,8 @@ def neural_table(found: Sequence[Result]) -> list[dict[str, Any]]:
     for own in found:
         for i in range(len(own["log_normalizer"])):
             row = {"network": own["network"], "point": i}
-            row |= {name: values[i] for name, values in own["total_variation"].items()}
-            row |= {f"log Z - ELBO, {k[4:]}": values[i] for k, values in own["gap"].items()}
+            row |= {f"TV: {name}": values[i] for name, values in own["total_variation"].items()}
+            row |= {f"log Z - ELBO (nats): {k}": values[i] for k, values in own["gap"].items()}
             rows.append(row)
     return rows
 

@@ -12,6 +12,8 @@ from lmcnb.lab import checkout, claims, config, facts, fingerprint, records, rep
 from lmcnb.lab.execute import Outcome
 from lmcnb.lab.plan import Plan
 
+NOTES = 8  # remarks of a run that are shown after it
+
 
 def outcome(
     decided: Plan,
@@ -37,8 +39,12 @@ def outcome(
         if ended.changed:
             changed = ", ".join(ended.changed)
             lines.append(f"  the code changed since (--stale runs it again): {changed}")
+    record = records.read(ended.directory / records.NAME)
+    if not ended.skipped:
+        lines += [f"  note: {note}" for note in record["notes"][:NOTES]]
+        more = len(record["notes"]) - NOTES
+        lines += [f"  and {more} more notes, in {records.NAME}"] if more > 0 else []
     if ended.status == "diverged":
-        record = records.read(ended.directory / records.NAME)
         for metric, entries in record["metrics"].items():
             if all(entry["diverged"] for entry in entries):
                 note = f" ({entries[0]['note']})" if entries[0]["note"] else ""

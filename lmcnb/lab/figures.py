@@ -69,10 +69,10 @@ METHODS: dict[str, MethodStyle] = {
     "LAE-frozen": MethodStyle(_SKY, "s"),
     "LAE-gradient": MethodStyle(_PINK, "P"),
     "LAE-healthy": MethodStyle(_ORANGE, "p"),
-    "LAE-1": MethodStyle(_ORANGE, "<", "-."),
+    "LAE-1": MethodStyle(_GREEN, "s", "-."),
     "LAE-5": MethodStyle(_PINK, "s", "-."),
     "LAE-unadjusted": MethodStyle(_RED, "x", "--"),
-    "LAE-1-unadjusted": MethodStyle(_ORANGE, "x", "--"),
+    "LAE-1-unadjusted": MethodStyle(_GREEN, "x", "--"),
     "LAE-5-unadjusted": MethodStyle(_PINK, "*", "--"),
 }
 """Other papers add their methods here; `_YELLOW` and further markers are free."""

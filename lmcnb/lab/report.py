@@ -116,7 +116,8 @@ def notebooks_table(rows: Sequence[Row], root: str | Path | None = None) -> str:
         found: Mapping[str, int] = summary(theirs).get(name, {})
         numbers = [str(found.get(v, 0)) for v in VERDICTS]
         hold = sum(row["verdict"] == REPRODUCED for row in ours)
-        own = f"{hold} of {len(ours)} hold"
+        absent = sum(row["verdict"] == NOT_RUN for row in ours)
+        own = f"{hold} of {len(ours) - absent} hold" + (f", {absent} not run" if absent else "")
         lines.append(_line((f"[{name}](notebooks/{name}.ipynb)", link, *numbers, own)))
     return "\n".join(lines)
 

@@ -91,11 +91,19 @@ def amortized(log_joint: LogDensity, features: Tensor) -> LogDensity:
         features: g(x_i), `(..., n, d)`.
 
     Returns:
-        Callable `(..., dim * d) -> (...)`, a target for every kernel of `lmcnb.kernels`.
+        Callable `(..., dim * d) -> (...)`, a target for every kernel of `lmcnb.kernels`. It raises
+        a UsageError where log_joint gives another shape: chains or points would be mixed.
     """
 
     def log_density(phi: Tensor) -> Tensor:
-        return log_joint(latent(phi, features)).sum(-1, dtype=torch.float64)
+        z = latent(phi, features)
+        log_p = log_joint(z)
+        if log_p.shape != z.shape[:-1]:
+            raise UsageError(
+                f"log_joint: for latents {tuple(z.shape)} it gave {tuple(log_p.shape)}, not one "
+                f"number a point, {tuple(z.shape[:-1])}; sum over the last dimension and no other"
+            )
+        return log_p.sum(-1, dtype=torch.float64)
 
     return log_density
 

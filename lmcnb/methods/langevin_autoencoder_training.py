@@ -68,10 +68,13 @@ class Training:
     """Type of the factors of matrix products in training, float32 or bfloat16."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "width", "hidden", "latent", "flows"):
+        least = {"batch": 1, "width": 1, "hidden": 1, "latent": 1, "flows": 1, "levels": 2}
+        for name, low in least.items():
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise UsageError(f"{name}={value!r}: an integer of at least 1 is needed")
+            if type(value) is not int or value < low:
+                raise UsageError(f"{name}={value!r}: an integer of at least {low} is needed")
+        if not isinstance(self.langevin, Langevin):
+            raise UsageError(f"langevin={self.langevin!r}: Langevin(step_size=…) is needed")
         for name in ("learning_rate", "epochs", "refinement_step"):
             value = getattr(self, name)
             if not 0 < value < float("inf"):
@@ -151,7 +154,16 @@ class Model:
 
 
 class Trainer:
-    """State of a batch of runs; `step` is one iteration, `state_dict` all that a resume needs."""
+    """State of a batch of runs; `step` is one iteration, `state_dict` all that a resume needs.
+
+    Attributes:
+        iterations: steps of the whole training; `done` of them are done.
+        parameters: of all rows, by name, `(rows, ...)`.
+        losses: `(iterations, rows)`, nats an image.
+        acceptance: `(iterations, rows)`, of the Langevin autoencoder; 1 where nothing is tested.
+        seconds: processor time (on CUDA elapsed time) of the steps, of all rows together.
+        curve: what the monitor returned.
+    """
 
     def __init__(
         self,
@@ -179,6 +191,9 @@ class Trainer:
         """
         if not streams:
             raise UsageError("streams: at least one row is needed")
+        if not isinstance(pixels, Tensor) or pixels.dim() != 2:
+            shape = getattr(pixels, "shape", type(pixels).__name__)
+            raise UsageError(f"pixels: a tensor (images, pixels) is needed, found {shape}")
         if monitor_every < 1:
             raise UsageError(f"monitor_every={monitor_every}: an integer of at least 1 is needed")
         if len(pixels) < training.batch:

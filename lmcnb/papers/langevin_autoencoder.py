@@ -6,10 +6,11 @@ names to values and needs the key `default`.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 DataSet = Literal["digits", "mnist", "fashion_mnist", "svhn", "cifar10", "celeba32"]
 Arm = Literal[
@@ -142,9 +143,15 @@ class Images(Group):
         "seeds", "train_images", "epochs", "latent", "importance_images", "refined_images"
     )
     @classmethod
-    def _has_default(cls, table: dict[str, V]) -> dict[str, V]:
+    def _has_default(cls, table: dict[str, V], info: ValidationInfo) -> dict[str, V]:
         if "default" not in table:
             raise ValueError("a table by name needs the key 'default'")
+        known: tuple[str, ...] = get_args(Arm if info.field_name == "seeds" else DataSet)
+        for key in table:
+            if key not in ("default", *known):
+                near = difflib.get_close_matches(key, known, 1, 0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{key!r} is none of {', '.join(known)}{hint}")
         return table
 
 

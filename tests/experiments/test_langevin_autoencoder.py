@@ -17,7 +17,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lmcnb.errors import Paused, UserError
+from lmcnb.errors import Paused, UsageError, UserError
 from lmcnb.experiments import langevin_autoencoder_checks as checks
 from lmcnb.experiments import langevin_autoencoder_figures as figures
 from lmcnb.experiments import langevin_autoencoder_images as images
@@ -218,6 +218,12 @@ def test_a_limit_on_the_training_images_is_kept(tmp_path: Path) -> None:
     assert images.train_cell(images.cells(run)[0])["iterations"] == 4
     train, test = images.read_images("digits", 200)
     assert (len(train), len(test)) == (200, 297)
+
+
+def test_a_batch_that_no_images_fill_is_refused_by_name(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path, batch=5000)
+    with pytest.raises(UsageError, match="images.batch=5000: digits has 1500 training images"):
+        images.train_cell(images.cells(run)[0])
 
 
 def test_a_pause_keeps_the_state_and_the_end_is_the_same(tmp_path: Path) -> None:
@@ -603,6 +609,8 @@ def test_checks_enter_the_record_and_hold(tmp_path: Path) -> None:
         ({"arms": ["VAE", "VAE"]}, "each may stand there once"),
         ({"arms": ["GAN"]}, "arms"),
         ({"epochs": {"mnist": 3}}, "needs the key 'default'"),
+        ({"epochs": {"default": 3, "digit": 3}}, "'digit' is none of .*; did you mean 'digits'"),
+        ({"seeds": {"default": 3, "LAEX": 1}}, "'LAEX' is none of .*; did you mean 'LAE'"),
         ({"datasets": []}, "at least one is needed"),
         ({"learning_rate": 0}, "greater than 0"),
         ({"products": "int8"}, "products"),

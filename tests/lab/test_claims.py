@@ -446,6 +446,10 @@ def test_our_own_checks_are_counted_apart(tmp_path):
     expected = "1 from the paper: 1 reproduced; 1 of our own (checks, findings): 1 reproduced"
     assert report.headline(rows) == expected
     assert "| 1 | 0 | 0 | 0 | 0 | 1 of 1 hold |" in report.notebooks_table(rows, tmp_path)
+    rows = claims.judge_all(["demo"], [], root=tmp_path)
+    assert "| 0 | 0 | 0 | 1 | 0 | 0 of 0 hold, 1 not run |" in report.notebooks_table(
+        rows, tmp_path
+    )
 
 
 def test_reasons_are_told_once(tmp_path):

@@ -189,3 +189,10 @@ def test_a_uniform_of_zero_accepts_what_is_as_rare_and_no_more() -> None:
         edge = torch.tensor([-digits * math.log(2)], dtype=torch.float64)
         assert mala.accepts(edge + 1e-3, zero[:1]).tolist() == [True]
         assert mala.accepts(edge - 1e-3, zero[:1]).tolist() == [False]
+
+
+@pytest.mark.parametrize("wrong", [lambda z: -z.square().sum() / 2, lambda z: -z.square() / 2])
+def test_a_log_joint_that_mixes_points_is_refused(wrong: Any) -> None:
+    target = lae.amortized(wrong, features(3, 6))
+    with pytest.raises(UsageError, match=r"log_joint: for latents \(64, 3, 2\) it gave"):
+        mala.init(torch.zeros(64, 12, dtype=torch.float64), target)

@@ -281,6 +281,8 @@ def test_the_first_iteration_that_is_not_finite_is_named() -> None:
         ({"method": "GAN"}, "method='GAN'"),
         ({"products": "int8"}, "products='int8'"),
         ({"latent": 2.0}, "latent=2.0"),
+        ({"levels": 1}, "levels=1: an integer of at least 2"),
+        ({"langevin": 1e-4}, "langevin=0.0001"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, object], says: str) -> None:
@@ -296,6 +298,9 @@ def test_a_batch_beyond_the_features_is_warned_of() -> None:
 def test_bad_images_are_refused() -> None:
     with pytest.raises(UsageError, match="outside the grid of 17 levels"):
         Trainer(SMALL, pixels() + 1, streams(0))
+    for wrong in (pixels().view(-1, 8, 8), pixels().numpy()):
+        with pytest.raises(UsageError, match="pixels: a tensor"):
+            Trainer(SMALL, wrong, streams(0))
     with pytest.raises(UsageError, match="0 images do not fill"):
         Trainer(SMALL, pixels(0), streams(0))
     with pytest.raises(UsageError, match="streams: at least one"):
