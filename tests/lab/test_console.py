@@ -13,7 +13,7 @@ def test_remarks_of_a_run_are_shown_after_it(tmp_path: Path) -> None:
     records.write(tmp_path / records.NAME, records.read(RECORD) | {"notes": notes})
     said = console.outcome(None, Outcome("ok", False, tmp_path, seconds=3.0))  # type: ignore[arg-type]
     assert said.splitlines()[0] == "  ok in 3 s"
-    assert said.count("note: remark") == console.NOTES
+    assert said.count("  note: remark") == console.NOTES
     assert "and 2 more notes, in record.json" in said
     again = console.outcome(None, Outcome("ok", True, tmp_path))  # type: ignore[arg-type]
-    assert "remark" not in again
+    assert "note:" not in again
