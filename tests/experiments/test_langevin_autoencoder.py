@@ -187,6 +187,29 @@ def test_seeds_are_paired_across_arms(finished: Any) -> None:
     assert starts["LAE", 3]["largest"] != starts["LAE", 4]["largest"]
 
 
+def test_streams_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start and order are the seed's, whatever the arm; noise is the arm's, whatever the products."""
+    found: dict[tuple[str, int], Any] = {}
+
+    def keep(cell: images.Cell) -> None:
+        def trainer(_t: Any, _images: Any, streams: Any, *_: Any) -> None:
+            found[cell.arm, cell.seeds[0]] = [g.initial_seed() for g in streams[0]]
+            raise StopIteration
+
+        monkeypatch.setattr(images, "Trainer", trainer)
+        with pytest.raises(StopIteration):
+            images.train_cell(cell)
+
+    for cell in images.cells(FakeRun(tmp_path, arms=["VAE", "LAE", "LAE-float32"])):
+        keep(cell)
+    for part, (name, across_arms) in enumerate((("start", 1), ("order", 1), ("noise", 2))):
+        for seed in (3, 4):
+            own = {arm: found[arm, seed][part] for arm in ("VAE", "LAE", "LAE-float32")}
+            assert len(set(own.values())) == across_arms, name
+            assert own["LAE"] == own["LAE-float32"]
+        assert found["LAE", 3][part] != found["LAE", 4][part], name
+
+
 def test_a_finished_cell_is_read_and_not_trained(finished: Any, monkeypatch: Any) -> None:
     run, results = finished
     monkeypatch.setattr(images, "Trainer", None)
