@@ -188,7 +188,7 @@ def test_seeds_are_paired_across_arms(finished: Any) -> None:
 
 
 def test_streams_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start and order are the seed's, whatever the arm; noise is the arm's, whatever the products."""
+    """Start and order are the seed's, for all arms; noise is the arm's, for all products."""
     found: dict[tuple[str, int], Any] = {}
 
     def keep(cell: images.Cell) -> None:
@@ -202,12 +202,12 @@ def test_streams_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     for cell in images.cells(FakeRun(tmp_path, arms=["VAE", "LAE", "LAE-float32"])):
         keep(cell)
-    for part, (name, across_arms) in enumerate((("start", 1), ("order", 1), ("noise", 2))):
+    for i, (name, across_arms) in enumerate((("start", 1), ("order", 1), ("noise", 2))):
         for seed in (3, 4):
-            own = {arm: found[arm, seed][part] for arm in ("VAE", "LAE", "LAE-float32")}
+            own = {arm: found[arm, seed][i] for arm in ("VAE", "LAE", "LAE-float32")}
             assert len(set(own.values())) == across_arms, name
             assert own["LAE"] == own["LAE-float32"]
-        assert found["LAE", 3][part] != found["LAE", 4][part], name
+        assert found["LAE", 3][i] != found["LAE", 4][i], name
 
 
 def test_a_finished_cell_is_read_and_not_trained(finished: Any, monkeypatch: Any) -> None:
