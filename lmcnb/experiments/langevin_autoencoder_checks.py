@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from lmcnb.experiments import langevin_autoencoder_exact as exact
+from lmcnb.experiments import langevin_autoencoder_exact_models as models
 from lmcnb.lab.randomness import generator
 
 MOMENTS = "standard errors"
@@ -69,27 +70,27 @@ def exact_answers(run: Any) -> list[dict[str, Any]]:
         0.05,
     )
     enter("the same in standard errors", {"fisher/z": z}, 4.5, MOMENTS)
-    closed, tight = exact.elbo_errors(stream("elbo"))
+    closed, tight = models.elbo_errors(stream("elbo"))
     enter("ELBO of a linear-Gaussian model", {"elbo/closed": closed, "elbo/tight": tight}, 1e-10)
     for levels in (256, 17):
-        masses, gradient = exact.logistic_errors(levels)
+        masses, gradient = models.logistic_errors(levels)
         enter(f"{levels} pixel masses sum to one", {f"masses/{levels}": masses}, 1e-12)
         enter(
             f"their gradient, {levels} levels, by autograd", {f"gradient/{levels}": gradient}, 1e-10
         )
-    integral, start = exact.scale_errors()
+    integral, start = models.scale_errors()
     enter("prior of the scale; 1.2011 at the start", {"prior": integral, "scale": start}, 1e-7)
     enter(
         "log-determinant of planar flows, by autograd",
-        {"flow": exact.flow_error(stream("flow"))},
+        {"flow": models.flow_error(stream("flow"))},
         1e-12,
     )
-    same, last = exact.hoffman_errors(stream("hoffman"))
+    same, last = models.hoffman_errors(stream("hoffman"))
     enter("Hoffman, T = 0: the VAE's gradients", {"hoffman/vae": same}, 0.0)
     enter("Hoffman, T = 3: decoder trained on the last z", {"hoffman/last": last}, 1e-12)
     enter(
         "hand-written training step against autograd",
-        {f"step/{name}": error for name, error in exact.step_errors().items()},
+        {f"step/{name}": error for name, error in models.step_errors().items()},
         1e-8,
     )
     return rows

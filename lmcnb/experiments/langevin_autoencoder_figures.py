@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lmcnb.experiments.langevin_autoencoder_images import read_images, spaced
+from lmcnb.experiments.langevin_autoencoder_cells import read_images, spaced
 from lmcnb.experiments.langevin_autoencoder_report import SHOWN, results_by_arm
 from lmcnb.lab.figures import method_style
 

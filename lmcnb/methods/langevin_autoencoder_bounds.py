@@ -22,7 +22,7 @@ from lmcnb.errors import UsageError
 from lmcnb.evaluation.importance_weighted import Bound, importance_weighted_bound
 from lmcnb.methods.langevin_autoencoder import latent
 from lmcnb.methods.langevin_autoencoder_fast import part
-from lmcnb.methods.langevin_autoencoder_training import Model
+from lmcnb.methods.langevin_autoencoder_model import Model
 from lmcnb.models import planar_flow
 from lmcnb.models.discretized_logistic import to_grid
 from lmcnb.models.gaussian import elbo, log_normal, log_standard
@@ -96,25 +96,14 @@ def importance_weighted(
 
     Arguments as above; `samples` is the number of draws an image.
     """
-    values, errors = [], []
-    for x in chunks(model, p, pixels):
+
+    def bound(x: Tensor) -> Bound:
         mean, std = posterior(model, p, x, width)
-        fresh = partial(_fresh_log_weight, model, p, x, mean, std, generators)
-        bound = importance_weighted_bound(fresh, samples)
-        values.append(-bound.value)
-        errors.append(bound.se)
-    return Bound(torch.cat(values, -1), torch.cat(errors, -1))
+        return importance_weighted_bound(
+            lambda: log_weight(model, p, x, mean, std, draw(mean, generators)), samples
+        )
 
-
-def _fresh_log_weight(
-    model: Model,
-    p: Mapping[str, Tensor],
-    x: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    return log_weight(model, p, x, mean, std, draw(mean, generators))
+    return minus([bound(x) for x in chunks(model, p, pixels)])
 
 
 def refined(
@@ -133,9 +122,9 @@ def refined(
     samples then give the bound. A bound for any q, it may be fitted on the image that it is
     evaluated on. Arguments as above.
     """
-    values, errors = [], []
     fixed = {k: v.detach() for k, v in p.items()}
-    for x in chunks(model, p, pixels):
+
+    def bound(x: Tensor) -> Bound:
         likelihood = partial(model.log_likelihood, fixed, x)
         with torch.no_grad():
             start, std = posterior(model, fixed, x, 0.05)
@@ -149,25 +138,21 @@ def refined(
                 loss = -elbo(likelihood, mean, log_std.exp(), draw(mean, generators)).sum()
                 mean.grad, log_std.grad = torch.autograd.grad(loss, (mean, log_std))
             optimizer.step()
+        m, s = mean.detach(), log_std.detach().exp()
+
+        def weight() -> Tensor:
+            z = m + s * draw(m, generators)
+            return likelihood(z) + log_standard(z) - log_normal(z, m, s)
+
         with torch.no_grad():
-            m, s = mean.detach(), log_std.detach().exp()
-            fresh = partial(_gaussian_log_weight, model, fixed, x, m, s, generators)
-            bound = importance_weighted_bound(fresh, samples)
-        values.append(-bound.value)
-        errors.append(bound.se)
-    return Bound(torch.cat(values, -1), torch.cat(errors, -1))
+            return importance_weighted_bound(weight, samples)
+
+    return minus([bound(x) for x in chunks(model, p, pixels)])
 
 
-def _gaussian_log_weight(
-    model: Model,
-    p: Mapping[str, Tensor],
-    x: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    z = mean + std * draw(mean, generators)
-    return model.log_likelihood(p, x, z) + log_standard(z) - log_normal(z, mean, std)
+def minus(parts: Sequence[Bound]) -> Bound:
+    """Bounds of chunks of images as one, the sign turned."""
+    return Bound(-torch.cat([b.value for b in parts], -1), torch.cat([b.se for b in parts], -1))
 
 
 def chunks(model: Model, p: Mapping[str, Tensor], pixels: Tensor) -> list[Tensor]:

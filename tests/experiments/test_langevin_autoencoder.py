@@ -21,8 +21,17 @@ from lmcnb.errors import Paused, UsageError, UserError
 from lmcnb.experiments import langevin_autoencoder_checks as checks
 from lmcnb.experiments import langevin_autoencoder_figures as figures
 from lmcnb.experiments import langevin_autoencoder_images as images
+from lmcnb.experiments import langevin_autoencoder_record as record
 from lmcnb.experiments import langevin_autoencoder_report as report
 from lmcnb.experiments import langevin_autoencoder_toys as toys
+from lmcnb.experiments.langevin_autoencoder_cells import (
+    Cell,
+    cells_of,
+    read_images,
+    spaced,
+    steps_of,
+    training_of,
+)
 from lmcnb.lab import config
 from lmcnb.lab.data import load
 from lmcnb.lab.files import load_checkpoint
@@ -34,9 +43,9 @@ from lmcnb.methods.langevin_autoencoder_bounds import (
     refined,
 )
 from lmcnb.methods.langevin_autoencoder_fast import part
-from lmcnb.methods.langevin_autoencoder_training import Model
+from lmcnb.methods.langevin_autoencoder_model import Model
 from lmcnb.models.discretized_logistic import to_grid
-from lmcnb.papers.langevin_autoencoder import Conjugate, Neural, Settings, by_name
+from lmcnb.papers.langevin_autoencoder import Conjugate, Images, Neural, Settings, by_name
 
 matplotlib.use("Agg")
 SPLITS = ("train", "test")
@@ -97,14 +106,14 @@ class FakeRun(SimpleNamespace):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeRun, list[dict[str, Any]]]:
     run = FakeRun(tmp_path_factory.mktemp("run"))
-    return run, images.train(images.cells(run), 1, "test")
+    return run, images.train(cells_of(run), 1, "test")
 
 
 def test_every_arm_s_name_means_what_it_says() -> None:
     base = settings().images
     seen = {
-        arm: images.training_of(arm, "digits", base, 17)
-        for arm in images.Images.model_fields["arms"].annotation.__args__[0].__args__  # type: ignore[union-attr]
+        arm: training_of(arm, "digits", base, 17)
+        for arm in Images.model_fields["arms"].annotation.__args__[0].__args__  # type: ignore[union-attr]
     }
     assert {a: t.method for a, t in seen.items() if not a.startswith("LAE")} == {
         "VAE": "VAE",
@@ -125,18 +134,18 @@ def test_every_arm_s_name_means_what_it_says() -> None:
     assert not seen["LAE-frozen"].langevin.gradient
     assert seen["LAE-healthy"].langevin.target_acceptance == 0.75
     changed = base.model_copy(update={"extra_step": False, "step_size": 0.5, "batch": 7})
-    other = images.training_of("LAE", "digits", changed, 17)
+    other = training_of("LAE", "digits", changed, 17)
     assert (other.langevin.total, other.langevin.step_size, other.batch) == (2, 0.5, 7)
     assert (other.levels, other.width, other.latent) == (17, 16, 3)
-    assert images.training_of("LAE", "mnist", changed, 256).levels == 256
+    assert training_of("LAE", "mnist", changed, 256).levels == 256
     half = base.model_copy(update={"products": "bfloat16"})
-    assert images.training_of("LAE", "digits", half, 17).products == "bfloat16"
-    assert images.training_of("LAE-float32", "digits", half, 17).products == "float32"
+    assert training_of("LAE", "digits", half, 17).products == "bfloat16"
+    assert training_of("LAE-float32", "digits", half, 17).products == "float32"
 
 
 def test_cells_of_a_run() -> None:
     run = FakeRun(Path("x"), seeds={"default": 2, "VAE": 1}, latent={"default": 3, "digits": 5})
-    found = images.cells(run)
+    found = cells_of(run)
     assert [c.name for c in found] == [
         "digits-VAE-3",
         "digits-LAE-3",
@@ -146,8 +155,8 @@ def test_cells_of_a_run() -> None:
     ]
     assert all(c.training.latent == 5 and c.training.levels == 17 for c in found)
     run.device = torch.device("cuda")
-    assert [c.name for c in images.cells(run)][1] == "digits-LAE-3_4"
-    assert images.steps_of(found[0]) == 15
+    assert [c.name for c in cells_of(run)][1] == "digits-LAE-3_4"
+    assert steps_of(found[0]) == 15
 
 
 def test_a_cell_has_all_that_is_reported(finished: Any) -> None:
@@ -191,7 +200,7 @@ def test_streams_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Start and order are the seed's, for all arms; noise is the arm's, for all products."""
     found: dict[tuple[str, int], Any] = {}
 
-    def keep(cell: images.Cell) -> None:
+    def keep(cell: Cell) -> None:
         def trainer(_t: Any, _images: Any, streams: Any, *_: Any) -> None:
             found[cell.arm, cell.seeds[0]] = [g.initial_seed() for g in streams[0]]
             raise StopIteration
@@ -200,7 +209,7 @@ def test_streams_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(StopIteration):
             images.train_cell(cell)
 
-    for cell in images.cells(FakeRun(tmp_path, arms=["VAE", "LAE", "LAE-float32"])):
+    for cell in cells_of(FakeRun(tmp_path, arms=["VAE", "LAE", "LAE-float32"])):
         keep(cell)
     for i, (name, across_arms) in enumerate((("start", 1), ("order", 1), ("noise", 2))):
         for seed in (3, 4):
@@ -213,14 +222,14 @@ def test_streams_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_finished_cell_is_read_and_not_trained(finished: Any, monkeypatch: Any) -> None:
     run, results = finished
     monkeypatch.setattr(images, "Trainer", None)
-    assert images.train(images.cells(run), 1, "again") == results
+    assert images.train(cells_of(run), 1, "again") == results
 
 
 def test_seeds_in_one_program_are_those_of_single_ones(tmp_path: Path, finished: Any) -> None:
     """As on a GPU: a cell of two seeds, rows of one trainer."""
     run, results = finished
     for arm in ("VAE", "LAE"):
-        alone = [c for c in images.cells(run) if c.arm == arm]
+        alone = [c for c in cells_of(run) if c.arm == arm]
         both = replace(alone[0], seeds=(3, 4), directory=tmp_path)
         joined = images.train_cell(both)["seeds"]
         single = [r["seeds"][0] for r in results if r["arm"] == arm]
@@ -238,27 +247,27 @@ def test_seeds_in_one_program_are_those_of_single_ones(tmp_path: Path, finished:
 
 def test_a_limit_on_the_training_images_is_kept(tmp_path: Path) -> None:
     run = FakeRun(tmp_path, arms=["VAE"], train_images={"default": 200}, epochs={"default": 2})
-    assert images.train_cell(images.cells(run)[0])["iterations"] == 4
-    train, test = images.read_images("digits", 200)
+    assert images.train_cell(cells_of(run)[0])["iterations"] == 4
+    train, test = read_images("digits", 200)
     assert (len(train), len(test)) == (200, 297)
 
 
 def test_a_batch_that_no_images_fill_is_refused_by_name(tmp_path: Path) -> None:
     run = FakeRun(tmp_path, batch=5000)
     with pytest.raises(UsageError, match="images.batch=5000: digits has 1500 training images"):
-        images.train_cell(images.cells(run)[0])
+        images.train_cell(cells_of(run)[0])
 
 
 def test_a_pause_keeps_the_state_and_the_end_is_the_same(tmp_path: Path) -> None:
     paused = FakeRun(tmp_path, deadline=0.0, epochs={"default": 7}, arms=["LAE"])
     with pytest.raises(Paused):
-        images.train(images.cells(paused), 1, "paused")
+        images.train(cells_of(paused), 1, "paused")
     assert list((tmp_path / "checkpoints").glob("digits-LAE-*.pt"))
     again = FakeRun(tmp_path, epochs={"default": 7}, arms=["LAE"])
     whole = FakeRun(tmp_path / "whole", epochs={"default": 7}, arms=["LAE"])
     for a, b in zip(
-        images.train(images.cells(again), 1, "a"),
-        images.train(images.cells(whole), 1, "b"),
+        images.train(cells_of(again), 1, "a"),
+        images.train(cells_of(whole), 1, "b"),
         strict=True,
     ):
         for key in ("nelbo", "weighted", "loss", "acceptance", "pictures"):
@@ -267,8 +276,8 @@ def test_a_pause_keeps_the_state_and_the_end_is_the_same(tmp_path: Path) -> None
 
 def test_a_diverged_seed_is_recorded(tmp_path: Path) -> None:
     run = FakeRun(tmp_path, learning_rate=1e9, arms=["VAE", "LAE"])
-    results = images.train(images.cells(run), 1, "diverges")
-    report.record_images(run, results)
+    results = images.train(cells_of(run), 1, "diverges")
+    record.images(run, results)
     entry = run.metrics["nelbo/digits/VAE", 3]
     assert entry["diverged"]
     assert entry["value"] is None
@@ -283,7 +292,7 @@ def test_a_diverged_seed_is_recorded(tmp_path: Path) -> None:
 
 def test_images_enter_the_record(finished: Any) -> None:
     run, results = finished
-    report.record_images(run, results)
+    record.images(run, results)
     names = {name for name, _ in run.metrics}
     assert {
         "nelbo/digits/VAE",
@@ -307,21 +316,21 @@ def test_images_enter_the_record(finished: Any) -> None:
 
 def test_a_chain_that_stands_still_is_told_with_the_eigenvalue(tmp_path: Path) -> None:
     run = FakeRun(tmp_path, arms=["LAE", "LAE-frozen"], step_size=1e3, width=128)
-    results = images.train(images.cells(run), 1, "dead")
-    lines = report.chain_notes(run, results)
+    results = images.train(cells_of(run), 1, "dead")
+    lines = record.chain_notes(run, results)
     assert len(lines) == 2
     assert run.notes == lines
     pattern = (
         r"digits, LAE, seed 3: from step 0 on nearly nothing is accepted: .* is [\de.+]+, above 2"
     )
     assert re.match(pattern, lines[0]), lines[0]
-    report.record_images(run, results)
+    record.images(run, results)
     assert run.metrics["acceptance/digits/LAE/dead_share", 3]["value"] == 1
 
 
 def test_too_few_features_are_told(finished: Any) -> None:
     run, results = finished
-    lines = report.chain_notes(run, results)
+    lines = record.chain_notes(run, results)
     assert any("have rank" in line and "theorem 1 does not" in line for line in lines)
     assert not any("frozen" in line for line in lines)
 
@@ -329,7 +338,7 @@ def test_too_few_features_are_told(finished: Any) -> None:
 def test_what_is_evaluated_and_on_which_images(finished: Any) -> None:
     """Everything of one cell once more, from its stored parameters."""
     run, results = finished
-    cell = next(c for c in images.cells(run) if c.name == "digits-LAE-3")
+    cell = next(c for c in cells_of(run) if c.name == "digits-LAE-3")
     own = next(r for r in results if r["arm"] == "LAE")["seeds"][0]
     p = load_checkpoint(cell.result.with_suffix(".pt"))
     model = Model(cell.training, 64)
@@ -356,7 +365,7 @@ def test_what_is_evaluated_and_on_which_images(finished: Any) -> None:
         assert math.isclose(found["value"], float(bound.value.mean()) / 64, rel_tol=1e-9)
         known = float(bound.se.square().sum().sqrt()) / 64 / 40
         assert math.isclose(found["se"], known, rel_tol=1e-9)
-        chooser = images.spaced(train, 10)
+        chooser = spaced(train, 10)
         scores[width] = float(
             importance_weighted(model, p, chooser, fresh("choose"), 4, width).value.mean()
         )
@@ -364,7 +373,7 @@ def test_what_is_evaluated_and_on_which_images(finished: Any) -> None:
     seen = negative_elbo(model, p, test, fresh("monitor"), 0.05)  # all 297, they are fewer
     last = own["curve"][-1]
     assert math.isclose(last["nelbo"], float(seen.mean()) / 64, rel_tol=1e-5)
-    x = to_grid(images.spaced(train, 100), 17)[None]
+    x = to_grid(spaced(train, 100), 17)[None]
     with torch.no_grad():
         h = model.body.forward(part(p, "body"), x)[0].double()
     values = torch.linalg.eigvalsh(h @ h.T)
@@ -384,7 +393,7 @@ def test_the_width_of_the_weighted_bound_is_chosen_on_training_images(
 
     monkeypatch.setattr(images, "importance_weighted", bound)
     run = FakeRun(tmp_path, arms=["LAE"], epochs={"default": 0.1})
-    own = images.train_cell(images.cells(run)[0])["seeds"][0]
+    own = images.train_cell(cells_of(run)[0])["seeds"][0]
     assert own["weighted_width"] == 0.2
     assert math.isclose(own["weighted"]["value"], 0.2, rel_tol=1e-6)
 
@@ -392,11 +401,11 @@ def test_the_width_of_the_weighted_bound_is_chosen_on_training_images(
 def test_the_largest_curvature_is_an_eigenvalue_of_the_hessian(finished: Any) -> None:
     """Power iteration against the whole Hessian of V in Phi, and eta times it in the curve."""
     run, results = finished
-    cell = next(c for c in images.cells(run) if c.name == "digits-LAE-3")
+    cell = next(c for c in cells_of(run) if c.name == "digits-LAE-3")
     p = {k: v.double() for k, v in load_checkpoint(cell.result.with_suffix(".pt")).items()}
     model = Model(cell.training, 64)
     train = torch.from_numpy(load("digits")["images"]).flatten(1)
-    x = to_grid(images.spaced(train, 100), 17).double()
+    x = to_grid(spaced(train, 100), 17).double()
     with torch.no_grad():
         h = model.body.forward(part(p, "body"), x[None])
 
@@ -415,8 +424,8 @@ def test_the_largest_curvature_is_an_eigenvalue_of_the_hessian(finished: Any) ->
 
 def test_evenly_spaced_images_reach_from_the_first_to_the_last() -> None:
     x = torch.arange(10)[:, None]
-    assert images.spaced(x, 4)[:, 0].tolist() == [0, 3, 6, 9]
-    assert images.spaced(x, 20) is x
+    assert spaced(x, 4)[:, 0].tolist() == [0, 3, 6, 9]
+    assert spaced(x, 20) is x
 
 
 def test_costs_and_equal_times() -> None:
@@ -433,8 +442,8 @@ def test_costs_and_equal_times() -> None:
 
     run = FakeRun(Path("x"))
     results = [result("VAE", 5.0, 2.0, 1.4, 1.2), result("LAE", 10.0, 2.0, 1.15, 1.0)]
-    report._record_costs(run, results)
-    report._record_equal_time(run, results)
+    record._costs(run, results)
+    record._equal_time(run, results)
     assert run.metrics["cost/digits/LAE:VAE", 3]["value"] == 2.0
     assert run.metrics["equal_time/digits/VAE", 3]["value"] == 1.2
     assert math.isclose(run.metrics["equal_time/digits/LAE", 3]["value"], 1.15)
@@ -442,7 +451,7 @@ def test_costs_and_equal_times() -> None:
 
 def test_refining_reads_the_parameters_and_is_done_once(finished: Any, monkeypatch: Any) -> None:
     run, results = finished
-    cells = images.cells(run)
+    cells = cells_of(run)
     found = images.refine(cells, 1, "refine")
     assert [(r["arm"], r["seeds"][0]["seed"]) for r in found] == [
         (r["arm"], r["seeds"][0]["seed"]) for r in results
@@ -460,7 +469,7 @@ def test_refining_reads_the_parameters_and_is_done_once(finished: Any, monkeypat
         assert f["seeds"][0]["refined"]["value"] < r["seeds"][0]["nelbo"]["value"] + 0.1
     monkeypatch.setattr(images, "refined", None)
     assert images.refine(cells, 1, "again") == found
-    report.record_refined(run, found)
+    record.refined(run, found)
     assert run.metrics["refined/digits/LAE", 3]["value"] is not None
     assert all("posteriors fitted (6 images)" in row for row in report.images_table(results, found))
     kept = cells[0].result.with_suffix(".pt")
@@ -475,25 +484,25 @@ def test_derived_numbers() -> None:
     def curve(*values: float) -> dict[str, Any]:
         return {"curve": [{"nelbo": v, "seconds": float(i)} for i, v in enumerate(values)]}
 
-    assert report.roughness(curve(3, 2, 1, 1.5, 0.9)) == 0.5
-    assert report.roughness(curve(3, 2, 1, 0.9, 0.8)) == 0
+    assert record.roughness(curve(3, 2, 1, 1.5, 0.9)) == 0.5
+    assert record.roughness(curve(3, 2, 1, 0.9, 0.8)) == 0
     early = curve(1, 9, 1, 1, 1, 1, 1, 1, 1.25, 1)  # a setback in the first fifth does not count
-    assert report.roughness(early) == 0.25
-    assert report.dead_share([0.9, 0.5, 0.0, 0.0]) == 0.5
-    assert report.dead_share([0.0, 0.0]) == 1
-    assert report.dead_share([0.0, 0.5]) == 0
-    assert report.at_seconds(curve(3, 2, 1)["curve"], 1.5) == 1.5
-    assert report.at_seconds(curve(3, 2, 1)["curve"], 9.0) == 1
+    assert record.roughness(early) == 0.25
+    assert record.dead_share([0.9, 0.5, 0.0, 0.0]) == 0.5
+    assert record.dead_share([0.0, 0.0]) == 1
+    assert record.dead_share([0.0, 0.5]) == 0
+    assert record.at_seconds(curve(3, 2, 1)["curve"], 1.5) == 1.5
+    assert record.at_seconds(curve(3, 2, 1)["curve"], 9.0) == 1
 
 
 def test_the_synthetic_experiments_and_their_figures(tmp_path: Path) -> None:
     run = FakeRun(tmp_path)
     sweep = toys.conjugate(run.settings.conjugate, 3)
-    report.record_conjugate(run, 3, sweep)
+    record.conjugate(run, 3, sweep)
     assert run.metrics["conjugate/d=2/outside", 3]["value"] < 1e-10
     assert math.isclose(sum(sweep[0]["hat"]), 2, rel_tol=1e-6)
     network = toys.neural(run.settings.neural, 3)
-    report.record_neural(run, 3, network)
+    record.neural(run, 3, network)
     assert 0 <= run.metrics["neural/tv/VI-full/median", 3]["value"] <= 1
     assert 0 <= run.metrics["neural/share/VI-diagonal", 3]["value"] <= 1
     assert math.isclose(float(network[0]["truth"].sum()), 3, rel_tol=1e-9)
@@ -522,7 +531,7 @@ def test_shares_count_the_points_at_which_ald_is_nearer() -> None:
         "gap": {"VI, full": [1.0, 2.0, 3.0, 4.0]},
         "acceptance": 0.5,
     }
-    report.record_neural(run, 3, [found])
+    record.neural(run, 3, [found])
     assert run.metrics["neural/share/VI-full", 3]["value"] == 0.75
     assert run.metrics["neural/gap/VI-full", 3]["value"] == 2.5
     assert run.metrics["neural/tv/ALD/largest", 3]["value"] == 0.9

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lmcnb.experiments import langevin_autoencoder_checks as checks
+from lmcnb.experiments import langevin_autoencoder_record as record
 from lmcnb.experiments import langevin_autoencoder_report as report
 
 
@@ -70,7 +71,7 @@ def result(arm: str = "LAE", **changed: Any) -> dict[str, Any]:
 
 def test_every_number_of_a_seed_enters_under_its_name() -> None:
     run = FakeRun()
-    report.record_images(run, [result()])
+    record.images(run, [result()])
     known = {
         "nelbo/mnist/LAE": 1.21,
         "nelbo/mnist/LAE/width=0.1": 1.22,
@@ -97,7 +98,7 @@ def test_the_sweep_enters_under_its_names() -> None:
     own |= {"width": 3, "trace_ratio": [0.5, 0.9, 0.7], "acceptance": 0.6, "smallest": 1.5,
             "largest": 8.5}  # fmt: skip
     run = FakeRun()
-    report.record_conjugate(run, 7, [own])
+    record.conjugate(run, 7, [own])
     entered = {
         name.removeprefix("conjugate/d=3/"): v["value"] for (name, _), v in run.metrics.items()
     }
@@ -140,7 +141,7 @@ def test_the_table_of_a_run() -> None:
 
 
 def test_the_table_of_the_records_keeps_profiles_apart() -> None:
-    def record(profile: str, value: float) -> dict[str, Any]:
+    def kept(profile: str, value: float) -> dict[str, Any]:
         def entries(v: float, n: int) -> list[dict[str, Any]]:
             return [
                 {
@@ -171,38 +172,39 @@ def test_the_table_of_the_records_keeps_profiles_apart() -> None:
             },
         }
 
-    rows = report.results_table([record("laptop", 1.3), record("paper", 1.2)], "mnist")
-    row = next(r for r in rows if r["model"] == "LAE, T = 2")
-    assert row["paper"] == "1.177 (sd 0.001)"
-    assert row["-ELBO (10,000 images), laptop profile"] == "1.3000 ± 0.0058"
-    assert row["-ELBO (10,000 images), paper profile"] == "1.2000 ± 0.0058"
-    assert row["fitted (500 images), paper profile"] == "1.1000 ± 0.0058"
-    assert row["seeds"] == 3
+    records = [kept("laptop", 1.3), kept("paper", 1.2)]
+    for profile, value in (("laptop", 1.3), ("paper", 1.2)):
+        rows = report.results_table(records, "mnist", profile)
+        row = next(r for r in rows if r[f"mnist, {profile} profile"] == "LAE, T = 2")
+        assert row["paper"] == "1.177 (sd 0.001)"
+        assert row["-ELBO (10,000 images)"] == f"{value:.4f} ± 0.0058"
+        assert row["fitted (500 images)"] == f"{value - 0.1:.4f} ± 0.0058"
+        assert row["seeds"] == 3
 
 
 def test_parity_is_paired_and_only_where_products_differ() -> None:
     exact = result("LAE-float32", nelbo=bound(1.2105))
     run = FakeRun("bfloat16")
-    report.record_images(run, [result(), exact])
+    record.images(run, [result(), exact])
     assert run.metrics["parity/mnist/LAE", 7]["value"] == pytest.approx(-0.0005)
     other = result("LAE-float32", seed=8)
     for products, results in (("float32", [result(), exact]), ("bfloat16", [result(), other])):
         run = FakeRun(products)
-        report.record_images(run, results)
+        record.images(run, results)
         assert not [name for name, _ in run.metrics if name.startswith("parity")]
 
 
 def test_what_is_said_of_a_dead_chain() -> None:
     dead = {"every": 1, "mean": [0.9] * 5 + [0.0] * 15}
-    (line,) = report.chain_notes(FakeRun(), [result(acceptance=dead)])
+    (line,) = record.chain_notes(FakeRun(), [result(acceptance=dead)])
     assert "from step 5 on" in line
     assert "is 2.5, above 2, and K's largest eigenvalue is 70" in line
     calm = seed_of(acceptance=dead)
     calm["curve"][-1] |= {"stability": 0.7}
-    (line,) = report.chain_notes(FakeRun(), [result() | {"seeds": [calm]}])
+    (line,) = record.chain_notes(FakeRun(), [result() | {"seeds": [calm]}])
     assert "is 0.7, and" in line
     calm["curve"][-1] |= {"stability": None, "largest": None}
-    (line,) = report.chain_notes(FakeRun(), [result() | {"seeds": [calm]}])
+    (line,) = record.chain_notes(FakeRun(), [result() | {"seeds": [calm]}])
     assert "not a number" in line
 
 
@@ -230,8 +232,8 @@ def test_every_statement_can_fail(line: int, sweep: dict, images: dict) -> None:
 
 @pytest.mark.parametrize("wrong", [1.0, math.nan])
 def test_a_check_that_fails_says_so(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.exact, "flow_error", lambda stream: wrong)
-    monkeypatch.setattr(checks.exact, "scale_errors", lambda: (wrong, 0.0))
+    monkeypatch.setattr(checks.models, "flow_error", lambda stream: wrong)
+    monkeypatch.setattr(checks.models, "scale_errors", lambda: (wrong, 0.0))
     for name in ("stationary", "unadjusted_bias", "detailed_balance", "fisher_identity"):
         found = {
             "stationary": SimpleNamespace(mean=0.0, covariance=0.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmcnb.experiments import langevin_autoencoder_exact as exact
+from lmcnb.experiments import langevin_autoencoder_exact_models as exact
 from lmcnb.methods.langevin_autoencoder_fast import Engine, Step, choose, part
 from lmcnb.models.discretized_logistic import log_mass, scale_of
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmcnb.errors import UsageError
-from lmcnb.experiments import langevin_autoencoder_exact as exact
+from lmcnb.experiments import langevin_autoencoder_exact_models as exact
 from lmcnb.models.discretized_logistic import energy_and_gradient, log_mass, to_grid
 
 

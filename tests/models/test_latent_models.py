@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmcnb.errors import UsageError
-from lmcnb.experiments import langevin_autoencoder_exact as exact
+from lmcnb.experiments import langevin_autoencoder_exact_models as exact
 from lmcnb.models import planar_flow
 from lmcnb.models.gaussian import kl_to_standard, log_normal, log_standard, split
 from lmcnb.models.linear_gaussian import LinearGaussian, log_gaussian
