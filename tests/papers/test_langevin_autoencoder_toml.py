@@ -131,6 +131,8 @@ def test_what_is_judged_where_no_table_says_it() -> None:
         "F4.moves": ("refined/mnist/LAE-frozen refined/mnist/LAE", {}, None),
         "F4.healthy": ("refined/mnist/LAE-frozen refined/mnist/LAE-healthy", {}, None),
         "F5.equal_time": ("equal_time/mnist/VAE equal_time/mnist/LAE", {}, None),
+        "F5.long": ("nelbo/mnist/VAE-long nelbo/mnist/LAE", {}, None),
+        "F5.long_weighted": ("iw/mnist/VAE-long iw/mnist/LAE", {}, None),
         "F6.bfloat16": ("parity/mnist/{arm}", {"arm": ["VAE", "LAE"]}, 0.003),
     }
     for id, (metrics, grid, bound) in known.items():
