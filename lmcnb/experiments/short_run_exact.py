@@ -1,0 +1,296 @@
+"""Short-run inference where the answer is known; used by the tests and the notebook.
+
+The functions return numbers that should be zero, or standard errors away from a known value.
+float64 throughout; U and log p(x) include all constants.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmcnb.kernels.gradients import score
+from lmcnb.methods.short_run import (
+    draw,
+    gradient_search,
+    log_density_gap,
+    log_likelihood,
+    objective,
+    short_run,
+    transport,
+)
+from lmcnb.methods.short_run_theory import divergences, minimizer
+from lmcnb.models.linear_gaussian import LinearGaussian
+from lmcnb.models.observed import LogJoint, log_joint
+from lmcnb.models.top_down import TopDown
+
+F64 = torch.float64
+PRECISION, MEAN = (2.0, 10.0), (0.5, -1.0)  # the reference instance
+STEPS, STEP_SIZE = 10, 0.2
+STEEP = 0.44  # its step sizes are searched below
+
+
+class Linear:
+    """log p(x, z) of a linear-Gaussian model at one x, with its derivatives."""
+
+    def __init__(self, model: LinearGaussian, x: Tensor) -> None:
+        self.model, self.x = model, x[None]
+        mean, covariance = model.posterior(x)
+        self.mean, self.precision = mean, torch.linalg.inv(covariance)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """log p(x, z), `(...)`."""
+        return self.model.log_joint(self.x, z)
+
+    def second_order(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Value, score and Hessian, for `kernels.hessian`."""
+        shape = (*z.shape, z.shape[-1])
+        score = (self.mean - z) @ self.precision
+        return self(z), score, (-self.precision).expand(shape)
+
+
+class Case(NamedTuple):
+    """A linear-Gaussian posterior in a rotated basis."""
+
+    log_joint: Linear
+    log_marginal: float
+    precision: Tensor
+    mean: Tensor  # in the eigenbasis
+
+
+def reference(angle: float = 0.7) -> Case:
+    """lambda = (2, 10), m~ = (0.5, -1), as a model x = W z + N(0, sigma^2 I) of three pixels."""
+    lam, mean = torch.tensor(PRECISION, dtype=F64), torch.tensor(MEAN, dtype=F64)
+    c, s = math.cos(angle), math.sin(angle)
+    V = torch.tensor([[c, -s], [s, c]], dtype=F64)
+    sigma = 0.5
+    # three pixels, the columns of Q orthonormal: W^T W / sigma^2 = V (lambda - 1) V^T
+    Q = torch.linalg.qr(torch.tensor([[1.0, 0.3], [0.2, 1.0], [-0.4, 0.5]], dtype=F64)).Q
+    W = Q @ torch.diag(((lam - 1) * sigma**2).sqrt()) @ V.T
+    x = Q @ (mean * lam * sigma**2 / ((lam - 1) * sigma**2).sqrt())  # gives posterior mean V m~
+    model = LinearGaussian(W, sigma**2 * torch.eye(3, dtype=F64))
+    return Case(Linear(model, x), float(model.log_marginal(x)), lam, mean)
+
+
+def formulas() -> dict[str, float]:
+    """The closed forms at the reference instance against the sheet's digits."""
+    case = reference()
+    d = divergences(case.precision, case.mean, STEP_SIZE, STEPS)
+    found = {
+        "noise_free": d.noise_free - 0.809585,
+        "marginal": d.marginal - 0.217896,
+        "frozen": d.frozen - 1.643428,
+        "log_det": d.log_det + 2.639655,
+    }
+    known = {
+        "noise_free": (0.1687, 0.491730),
+        "marginal": (0.3313, 0.058275),
+        "frozen": (0.1641, 1.219450),
+    }
+    for curve, (s, value) in known.items():
+        at = minimizer(curve, case.precision, case.mean, STEPS, STEEP)
+        found[f"minimum/{curve}"] = at[1] - value
+        # the step size is printed with four digits
+        found[f"at/{curve}"] = 0.0 if abs(at[0] - s) <= 5e-5 else at[0] - s
+    return found
+
+
+def estimator(stream: torch.Generator, draws: int) -> dict[str, float]:
+    """Standard errors of J + log p(x) from its closed forms, by the method's own code.
+
+    Several step sizes, with noise and without; `log_det`: the largest error of K sum log |a|.
+    """
+    case = reference()
+    found: dict[str, float] = {}
+    worst = 0.0
+    for s in (0.1, STEP_SIZE, 0.35):
+        z, noise = draw((draws, 2), STEPS, stream, F64)
+        known = divergences(case.precision, case.mean, s, STEPS)
+        for name, given in (("noise_free", None), ("frozen", noise)):
+            t = transport(case.log_joint, z, s, STEPS, given)
+            worst = max(worst, float((t.log_det - known.log_det).abs().max()))
+            gap = log_density_gap(t, z) + case.log_marginal
+            error = float(gap.mean()) - getattr(known, name)
+            found[f"{name}/s={s}"] = error / (float(gap.std()) / math.sqrt(draws))
+    return found | {"log_det": worst}
+
+
+def moments(stream: torch.Generator, draws: int) -> dict[str, float]:
+    """Standard errors of z_K's mean and variance from the closed forms (reference, s = 0.2)."""
+    case = reference(0.0)
+    z, noise = draw((draws, 2), STEPS, stream, F64)
+    a = 1 - STEP_SIZE**2 * case.precision / 2
+    c0 = a ** (2 * STEPS)
+    cN = c0 + STEP_SIZE**2 * (1 - c0) / (1 - a**2)
+    found = {}
+    for name, given, variance in (("noise_free", None, c0), ("noisy", noise, cN)):
+        end = short_run(case.log_joint, z, STEP_SIZE, STEPS, given)
+        error = (end.mean(0) - (1 - a**STEPS) * case.mean) / (variance / draws).sqrt()
+        spread = (end.var(0) - variance) / (variance * math.sqrt(2 / draws))
+        found[f"mean/{name}"] = float(error.abs().max())
+        found[f"variance/{name}"] = float(spread.abs().max())
+    return found
+
+
+def searches(stream: torch.Generator, draws: int = 60) -> dict[str, float]:
+    """Gradient search against the closed-form minimizers, with and without noise.
+
+    z_0 and noise are antithetic and whitened to exact moments, so that the Monte-Carlo objective is
+    the closed form itself: J of a linear-Gaussian model depends on the draws' second moments alone.
+    """
+    case = reference()
+    points, noise = whitened(draws, 2, STEPS, stream)
+    found = {}
+    for name, given in (("noise_free", None), ("frozen", noise)):
+        s = gradient_search(
+            case.log_joint, points, 0.1, STEPS, given, learning_rate=0.03, iterations=60
+        ).step_size
+        known = minimizer(name, case.precision, case.mean, STEPS, STEEP)[0]
+        assert isinstance(s, float)
+        found[name] = s - known
+    return found
+
+
+def whitened(n: int, dim: int, steps: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """z_0 and noise with mean zero and exactly uncorrelated unit second moments, jointly."""
+    joint = torch.randn(n, dim * (steps + 1), generator=stream, dtype=F64)
+    joint = joint - joint.mean(0)
+    root = torch.linalg.cholesky(joint.T @ joint / n)
+    joint = torch.linalg.solve_triangular(root, joint.T, upper=False).T
+    z, *noise = joint.split(dim, -1)
+    return z.contiguous(), torch.stack(noise)
+
+
+def likelihood_error(
+    stream: torch.Generator, step_size: float = 0.12, samples: int = 20_000
+) -> float:
+    """Importance-sampled log p(x) of the reference instance minus the exact one (noise-free q).
+
+    At the minimizer of the noise-free divergence, 0.169, q's variance along the second axis is 0.46
+    of the posterior's: below a half the weights have no variance. Smaller steps have.
+    """
+    case, s = reference(), step_size
+    bound = log_likelihood(case.log_joint, 2, s, STEPS, samples, stream)
+    return float(bound.value[0]) - case.log_marginal
+
+
+# ---- one dimension, not linear, by quadrature
+
+X, SIGMA_1D, STEPS_1D = (0.5, 0.3), 0.3, 10
+
+
+def curved(z: Tensor) -> Tensor:
+    """g(z) = (tanh z, sin(z) / 2) of z `(..., 1)`."""
+    return torch.cat([torch.tanh(z), 0.5 * torch.sin(z)], -1)
+
+
+class Curves(NamedTuple):
+    """Divergences of the one-dimensional case at one step size, nats."""
+
+    log_det: float  # of the noise-free chain, mean
+    noise_free: float
+    marginal: float
+    injective: bool
+
+
+def one_dimensional(step_size: float, points: int = 3601) -> Curves:
+    """KL of the noise-free chain, and of the noisy chain's own law, on a grid over [-9, 9]."""
+    target = LogJoint(curved, torch.tensor([X], dtype=F64), SIGMA_1D)
+    grid = torch.linspace(-9, 9, points, dtype=F64)
+    h = float(grid[1] - grid[0])
+    with torch.no_grad():
+        log_p = target(grid[:, None])
+    log_z = float(torch.logsumexp(log_p, 0)) + math.log(h)
+    t = transport(target, grid[:, None], step_size, STEPS_1D)
+    prior = torch.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi)
+    log_det = float((prior * t.log_det).sum() * h)
+    gap = log_density_gap(t, grid[:, None])
+    noise_free = float((prior * gap).sum() * h) + log_z
+    eta = 0.5 * step_size**2
+    centre = (grid[:, None] + eta * score(target, grid[:, None])).squeeze(-1)
+    kernel = torch.exp(-0.5 * ((grid[:, None] - centre) / step_size) ** 2)
+    kernel = kernel * (h / (step_size * math.sqrt(2 * math.pi)))
+    q = prior
+    for _ in range(STEPS_1D):
+        q = kernel @ q
+    inside = q > 1e-300
+    marginal = float((q[inside] * (q[inside].log() - log_p[inside])).sum() * h) + log_z
+    return Curves(log_det, noise_free, marginal, float(t.smallest) > 0)
+
+
+def frozen_1d(step_size: float, stream: torch.Generator, draws: int) -> tuple[float, float]:
+    """J + log p(x) of the noisy chain in the one-dimensional case, and its standard error."""
+    target = LogJoint(curved, torch.tensor([X], dtype=F64), SIGMA_1D)
+    grid = torch.linspace(-9, 9, 3601, dtype=F64)
+    with torch.no_grad():
+        log_z = float(torch.logsumexp(target(grid[:, None]), 0)) + math.log(
+            float(grid[1] - grid[0])
+        )
+    z, noise = draw((draws, 1), STEPS_1D, stream, F64)
+    t = transport(target, z, step_size, STEPS_1D, noise)
+    gap = log_density_gap(t, z) + log_z
+    return float(gap.mean()), float(gap.std()) / math.sqrt(draws)
+
+
+# ---- structure
+
+
+def unrolled_error(
+    stream: torch.Generator, latent: tuple[int, ...] = (16,), steps: int = 25
+) -> float:
+    """Largest difference of the log-determinant by eigenvalues and by the unrolled Jacobian."""
+    network = TopDown(latent, 20, 24, stream).double().requires_grad_(False)
+    x = torch.tanh(torch.randn(4, 20, generator=stream, dtype=F64))
+    z, noise = draw((4, network.dim), steps, stream, F64)
+    target = log_joint(network, x, 0.5)
+    by_steps = transport(target, z, 0.15, steps, noise).log_det
+
+    def chain(start: Tensor, image: Tensor, e: Tensor) -> Tensor:
+        one = LogJoint(network, image[None], 0.5)
+        point = start[None]
+        for k in range(steps):
+            s = torch.func.grad(lambda v: one(v).sum())(point)
+            point = point + 0.5 * 0.15**2 * s + 0.15 * e[k]
+        return point[0]
+
+    J = torch.func.vmap(torch.func.jacrev(chain))(z, x, noise.transpose(0, 1))
+    return float((by_steps - torch.linalg.slogdet(J).logabsdet).abs().max())
+
+
+def limit_errors(stream: torch.Generator) -> dict[str, float]:
+    """s -> 0: no determinant, and J is E_prior U less the prior's entropy; K = 0: the prior."""
+    case = reference()
+    z, noise = draw((1000, 2), STEPS, stream, F64)
+    t = transport(case.log_joint, z, 1e-6, STEPS, noise)
+    j = objective(case.log_joint, z, 1e-6, STEPS, noise).value
+    assert j is not None
+    entropy = -0.5 * z.square().sum(-1).mean() - math.log(2 * math.pi)
+    expected = float(entropy - case.log_joint(z).mean())
+    end = short_run(case.log_joint, z, 0.1, 0)
+    return {
+        "log_det": float(t.log_det.abs().max()),
+        "objective": j - expected,
+        "prior": float((end - z).abs().max()),
+    }
+
+
+def masks(stream: torch.Generator, draws: int = 4000, steps: int = 400) -> dict[str, float]:
+    """No mask: the same chain; every pixel hidden: a chain of the prior, variance 1 / (1 - s^2/4).
+
+    The second in standard errors; s = 0.3.
+    """
+    network = TopDown((4,), 12, 16, stream).double().requires_grad_(False)
+    x = torch.tanh(torch.randn(1, 12, generator=stream, dtype=F64)).expand(draws, 12)
+    z, noise = draw((draws, 4), steps, stream, F64)
+    few = x[:50]
+    plain = short_run(log_joint(network, few, 0.3), z[:50], 0.05, 20, noise[:20, :50])
+    seen = log_joint(network, few, 0.3, torch.ones(12, dtype=F64))
+    same = short_run(seen, z[:50], 0.05, 20, noise[:20, :50])
+    hidden = log_joint(network, x, 0.3, torch.zeros(12, dtype=F64))
+    end = short_run(hidden, z, 0.3, steps, noise)
+    known = 1 / (1 - 0.3**2 / 4)
+    spread = (float(end.square().mean()) / known - 1) / math.sqrt(2 / end.numel())
+    return {"empty": float((plain - same).abs().max()), "full": spread}
