@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmcnb.kernels.gradients import score
+from lmcnb.kernels.hessian import second_order
 from lmcnb.methods.short_run import (
     draw,
     gradient_search,
@@ -22,7 +23,7 @@ from lmcnb.methods.short_run import (
     short_run,
     transport,
 )
-from lmcnb.methods.short_run_theory import divergences, minimizer
+from lmcnb.methods.short_run_theory import divergences, fixed_points, minimizer
 from lmcnb.models.linear_gaussian import LinearGaussian
 from lmcnb.models.observed import LogJoint, log_joint
 from lmcnb.models.top_down import TopDown
@@ -294,3 +295,95 @@ def masks(stream: torch.Generator, draws: int = 4000, steps: int = 400) -> dict[
     known = 1 / (1 - 0.3**2 / 4)
     spread = (float(end.square().mean()) / known - 1) / math.sqrt(2 / end.numel())
     return {"empty": float((plain - same).abs().max()), "full": spread}
+
+
+def derivative_errors(stream: torch.Generator) -> dict[str, float]:
+    """Value, score and Hessian by hand against autograd's, relative, by kind of generator."""
+    found = {}
+    for variant in ("gaussian", "wide", "ladder"):
+        network = TopDown((3, 4, 5), 20, 16, stream, variant=variant)  # type: ignore[arg-type]
+        network = network.double().requires_grad_(False)
+        x = torch.randn(6, 20, generator=stream, dtype=F64)
+        z = torch.randn(6, network.dim, generator=stream, dtype=F64)
+        mask = (torch.rand(6, 20, generator=stream) > 0.3).double()
+        plain = second_order(LogJoint(network, x, 0.3, mask), z)
+        own = second_order(log_joint(network, x, 0.3, mask), z)
+        errors = [
+            float((a - b).abs().max() / b.abs().max()) for a, b in zip(own, plain, strict=True)
+        ]
+        found[f"derivatives/{variant}"] = max(errors)
+    return found
+
+
+# ---- the finding, and learning
+
+
+def gap() -> dict[str, float]:
+    """Least value of the published objective less that of the chain's own divergence (nats).
+
+    And the ratio of their minimizers; at the reference instance.
+    """
+    case = reference()
+    own, least = (
+        minimizer("frozen", case.precision, case.mean, STEPS, STEEP),
+        minimizer("marginal", case.precision, case.mean, STEPS, STEEP),
+    )
+    return {"gap/frozen": own[1] - least[1], "gap/step_size": own[0] / least[0]}
+
+
+def root_errors() -> dict[str, float]:
+    """Stable roots of the learning map less the sheet's digits, and the nearest to the maximum."""
+    known = {
+        (0.2, True): 1.31742,
+        (0.3, True): 1.16767,
+        (0.2, False): 6.72456,
+        (0.3, False): 4.48577,
+    }
+    found = {}
+    for (s, noisy), root in known.items():
+        stable = [w for w, good in fixed_points(DATA, NOISE, s, 25, noisy) if good]
+        found[f"root/{'noisy' if noisy else 'noise_free'}/s={s}/K=25"] = stable[-1] - root
+    return found
+
+
+def likelihood_limit() -> float:
+    """The root at s = 0.05, K = 2,000, less the maximum-likelihood weight."""
+    return fixed_points(DATA, NOISE, 0.05, 2000, True)[0][0] - math.sqrt(DATA - NOISE)
+
+
+DATA, NOISE = 2.0, 0.5  # x ~ N(0, 2), model x = w z + N(0, 0.5)
+
+
+def learning(stream: torch.Generator, updates: int, draws: int = 20_000) -> dict[str, float]:
+    """The learned weight less the root of the learning map, s = 0.2 and 0.3, K = 25."""
+    found = {}
+    for s in (0.2, 0.3):
+        w = sum(learn(stream, s, 25, updates, draws)[updates // 3 :]) / (updates - updates // 3)
+        found[f"learning/s={s}"] = w - fixed_points(DATA, NOISE, s, 25, True)[0][0]
+    return found
+
+
+def learn(
+    stream: torch.Generator,
+    step_size: float,
+    steps: int,
+    updates: int,
+    draws: int,
+    *,
+    noisy: bool = True,
+    start: float = 1.2,
+) -> list[float]:
+    """The weight of x = w z + noise after every exact M-step on the chain's own draws."""
+    w, kept = torch.tensor(start, dtype=F64), []
+    for _ in range(updates):
+        x = math.sqrt(DATA) * torch.randn(draws, 1, generator=stream, dtype=F64)
+        z, noise = draw((draws, 1), steps, stream, F64)
+
+        def scaled(u: Tensor, w: Tensor = w) -> Tensor:
+            return u * w
+
+        target = LogJoint(scaled, x, math.sqrt(NOISE))
+        z = short_run(target, z, step_size, steps, noise if noisy else None)
+        w = (x * z).mean() / (z * z).mean()
+        kept.append(float(w))
+    return kept

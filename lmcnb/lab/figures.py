@@ -74,6 +74,14 @@ METHODS: dict[str, MethodStyle] = {
     "LAE-unadjusted": MethodStyle(_RED, "x", "--"),
     "LAE-1-unadjusted": MethodStyle(_GREEN, "x", "--"),
     "LAE-5-unadjusted": MethodStyle(_PINK, "*", "--"),
+    "SRI": MethodStyle(_BLUE, "o"),
+    "SRI-gradient": MethodStyle(_SKY, "o", "--"),
+    "SRI-L3": MethodStyle(_ORANGE, "o"),
+    "SRI-L5": MethodStyle(_ORANGE, "D", "--"),
+    "SRI-s0.2": MethodStyle(_BLUE, "P", "--"),
+    "SRI-L3-s0.2": MethodStyle(_ORANGE, "P", "-."),
+    "ABP-s0.1": MethodStyle(_GREEN, "o"),
+    "LVAE-L3": MethodStyle(_PINK, "D"),
 }
 """Other papers add their methods here; `_YELLOW` and further markers are free."""
 

@@ -35,6 +35,7 @@ from lmcnb.evaluation.importance_weighted import Bound, importance_weighted_boun
 from lmcnb.kernels import ula
 from lmcnb.kernels.gradients import LogDensity, score
 from lmcnb.kernels.hessian import second_order
+from lmcnb.kernels.smoothness import require_smooth
 from lmcnb.models.gaussian import log_standard
 
 StepSize = float | Tensor  # s: one number, or one for every dimension, (dim)
@@ -162,7 +163,11 @@ def objective(
     The value is withheld where the chain is unstable (not finite) and where more than one percent
     of the eigenvalues of I - (s^2 / 2) Hessian are negative: the map then need not be injective,
     and the change of variables says too little. Arguments as in `states`; z `(n, dim)`, float64.
+
+    Raises:
+        UsageError: the density has kinks (`kernels.smoothness`), or step_size is not positive.
     """
+    require_smooth(log_joint, z)
     with torch.no_grad():
         t = transport(log_joint, z, step_size, steps, noise)
         gap = log_density_gap(t, z)
@@ -255,8 +260,9 @@ def gradient_search(
         layers: the dimension of every layer, for a step size each; None: one step size.
 
     Raises:
-        UsageError: `start` is already past the guard.
+        UsageError: `start` is already past the guard, or the density has kinks.
     """
+    require_smooth(log_joint, z)
     if not 0 < guard < 1:
         raise UsageError(f"guard={guard!r}: a number between 0 and 1 is needed")
     values = torch.as_tensor(start, dtype=z.dtype, device=z.device)
@@ -307,7 +313,13 @@ def _derivatives(
         gradient.view(-1)[i] = slope
     s = rho.exp().tolist()
     own = Objective(
-        s, float(j), None, float(t.log_det.mean()), float(t.smallest), float(t.negative), None
+        s,
+        float(j.detach()),
+        None,
+        float(t.log_det.mean()),
+        float(t.smallest),
+        float(t.negative),
+        None,
     )
     return gradient, own
 
@@ -339,6 +351,7 @@ def log_likelihood(
     n = len(log_joint.x)  # type: ignore[attr-defined]
     if type(samples) is not int or samples < 2:
         raise UsageError(f"samples={samples!r}: an integer of at least 2 is needed")
+    require_smooth(log_joint, torch.zeros(n, dim, dtype=torch.float64))
     at_once = max(1, CHUNK // n)
     found = []
     for first in range(0, samples, at_once):

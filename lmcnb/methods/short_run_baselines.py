@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lmcnb.errors import UsageError
-from lmcnb.models.encoders import Encoder, LadderEncoder
+from lmcnb.models.encoders import LadderEncoder
 from lmcnb.models.gaussian import LOG_2_PI, kl_to_standard
 from lmcnb.models.top_down import TopDown
 
@@ -30,7 +30,7 @@ def negative_elbo(
 
     Args:
         generator: g; of a `LadderEncoder` a `TopDown` with stochastic layers.
-        encoder: an `Encoder` or a `LadderEncoder`.
+        encoder: gives mean and standard deviation `(n, dim)`, as `Encoder`; or a `LadderEncoder`.
         x: images `(n, pixels)`.
         noise: standard normal, `(n, dim)`.
         sigma: standard deviation of a pixel's noise.
@@ -51,7 +51,6 @@ def reconstruct(
                 "(variant 'gaussian' or 'wide')"
             )
         return _ladder(generator, encoder, x, noise)
-    assert isinstance(encoder, Encoder)
     mean, std = encoder(x)
     return generator(mean + std * noise), kl_to_standard(mean, std)
 

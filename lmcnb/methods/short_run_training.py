@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from lmcnb.errors import UsageError
 from lmcnb.methods.short_run import Search, draw, gradient_search, grid_search, short_run
 from lmcnb.methods.short_run_baselines import negative_elbo
+from lmcnb.models.conv_generators import PIXELS, ConvEncoder, FiveLayer, OneLayer
 from lmcnb.models.encoders import Encoder, LadderEncoder
 from lmcnb.models.observed import log_joint
 from lmcnb.models.top_down import TopDown, Variant
@@ -43,6 +44,8 @@ class Training:
     """Which of the models."""
     latent: tuple[int, ...] = (16,)
     """Dimensions of the layers, from the top."""
+    network: Literal["mlp", "conv"] = "mlp"
+    """The generator: `TopDown`, or for 32 x 32 x 3 images that of the released code."""
     width: int = 128
     """Units of the generator's and the encoder's layers."""
     variant: Variant = "gaussian"
@@ -76,7 +79,11 @@ class Training:
     grid: tuple[float, ...] = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2)
     """Step sizes of the grid."""
     search_start: float = 0.05
-    """Where the gradient search starts: small."""
+    """Where the gradient search starts first: small; later a fifth below the present s."""
+    search_rate: float = 0.1
+    """Of its Adam, on log s."""
+    search_iterations: int = 16
+    """Of its Adam."""
 
     def __post_init__(self) -> None:
         if self.method not in ("SRI", "ABP", "VAE", "LVAE"):
@@ -91,6 +98,11 @@ class Training:
                 raise UsageError(f"{name}={value!r}: a positive number is needed")
         if self.search not in ("none", "grid", "gradient"):
             raise UsageError(f"search={self.search!r}: none, grid or gradient is needed")
+        if self.search != "none" and self.method != "SRI":
+            raise UsageError(
+                f"search={self.search!r}: only SRI's step size can be chosen; a persistent chain "
+                "does not start from the prior, and an autoencoder has none"
+            )
 
     @property
     def dim(self) -> int:
@@ -117,6 +129,7 @@ class Trainer:
         iterations, done: updates of the whole run, and so far.
         losses: mean squared error a pixel of every update's minibatch, `(iterations)`.
         seconds: processor time of the updates and of the searches (on CUDA elapsed time).
+        search_seconds: that of the searches alone.
         curve: what the monitor returned.
     """
 
@@ -147,13 +160,9 @@ class Trainer:
         self.training, self.streams, self.device = t, streams, streams.noise.device
         self.images = images.to(self.device)
         pixels = images.shape[1]
-        made = TopDown(t.latent, pixels, t.width, streams.start, variant=t.variant)
-        self.generator: TopDown = made.to(self.device)
-        self.encoder: nn.Module | None = None
-        if t.method == "VAE":
-            self.encoder = Encoder(pixels, t.width, t.dim, streams.start).to(self.device)
-        elif t.method == "LVAE":
-            self.encoder = LadderEncoder(pixels, t.width, t.latent, streams.start).to(self.device)
+        generator, encoder = networks(t, pixels, streams.start)
+        self.generator: nn.Module = generator.to(self.device)
+        self.encoder = None if encoder is None else encoder.to(self.device)
         parameters = [*self.generator.parameters()]
         betas = (t.first_beta, 0.999)
         if self.encoder is not None:
@@ -171,7 +180,7 @@ class Trainer:
             )
         self.order = torch.zeros(self.per_epoch * t.batch, dtype=torch.int64)
         self.searches: list[dict[str, Any]] = []
-        self.done, self.seconds = 0, 0.0
+        self.done, self.seconds, self.search_seconds = 0, 0.0, 0.0
         self.monitor, self.monitor_every = monitor, max(1, round(monitor_every * self.per_epoch))
         self.curve: list[dict[str, Any]] = []
         self._started: float | None = None
@@ -236,13 +245,19 @@ class Trainer:
 
     def _choose_step_size(self) -> None:
         t = self.training
-        if t.search == "none" or t.method not in ("SRI", "ABP"):
+        if t.search == "none":
             return
         first, every = (max(1, round(e * self.per_epoch)) for e in (t.search_from, t.search_every))
         first = round(t.search_from * self.per_epoch)
         if self.done < first or (self.done - first) % every:
             return
+        self._stop_clock()
+        started = self._clock()
         found = self.search()
+        spent = self._clock() - started
+        self.search_seconds += spent
+        self.seconds += spent
+        self._started = self._clock()
         if found.step_size is not None:
             self.step_size = float(found.step_size)  # type: ignore[arg-type]
         usable = [o for o in found.visited if o.value is not None]
@@ -266,14 +281,21 @@ class Trainer:
         given = noise if t.noisy else None
         if t.search == "grid":
             return grid_search(target, z, t.grid, t.steps, given)
-        start = t.search_start
-        while True:
+        start = 0.8 * self.step_size if self.searches else t.search_start
+        for _ in range(20):
             try:
-                return gradient_search(target, z, start, t.steps, given)
-            except UsageError:
+                return gradient_search(
+                    target,
+                    z,
+                    start,
+                    t.steps,
+                    given,
+                    learning_rate=t.search_rate,
+                    iterations=t.search_iterations,
+                )
+            except UsageError:  # past the guard already
                 start *= 0.5
-                if start < 1e-4:
-                    raise
+        return Search(None, [])
 
     def _look(self) -> None:
         self._stop_clock()
@@ -301,6 +323,7 @@ class Trainer:
             "made_for": self._made_for(),
             "done": self.done,
             "seconds": self.seconds,
+            "search_seconds": self.search_seconds,
             "step_size": self.step_size,
             "searches": list(self.searches),
             "curve": list(self.curve),
@@ -336,6 +359,7 @@ class Trainer:
         for own, saved in zip(self.streams, state["streams"], strict=True):
             own.set_state(saved)
         self.done, self.seconds = int(state["done"]), float(state["seconds"])
+        self.search_seconds = float(state["search_seconds"])
         self.step_size = float(state["step_size"])
         self.searches, self.curve = list(state["searches"]), list(state["curve"])
         self._started = None
@@ -352,6 +376,34 @@ class Trainer:
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.detach().cpu().clone() for k, v in state.items()}
+
+
+def networks(
+    t: Training, pixels: int, stream: torch.Generator
+) -> tuple[nn.Module, nn.Module | None]:
+    """Generator and encoder (None without one) for images of `pixels` values.
+
+    Raises:
+        UsageError: a combination that there is not.
+    """
+    if t.network == "conv":
+        if pixels != PIXELS or t.method == "LVAE" or t.variant == "ladder":
+            raise UsageError(
+                f"network='conv': made for images of {PIXELS} values (here {pixels}), methods SRI, "
+                f"ABP and VAE (here {t.method}) and layers gaussian or wide (here {t.variant})"
+            )
+        conv: nn.Module
+        if len(t.latent) == 1:
+            conv = OneLayer(stream, t.dim, 2 * t.width)
+        else:
+            conv = FiveLayer(stream, t.latent, t.width, variant=t.variant)
+        return conv, ConvEncoder(t.dim, stream) if t.method == "VAE" else None
+    generator = TopDown(t.latent, pixels, t.width, stream, variant=t.variant)
+    if t.method == "VAE":
+        return generator, Encoder(pixels, t.width, t.dim, stream)
+    if t.method == "LVAE":
+        return generator, LadderEncoder(pixels, t.width, t.latent, stream)
+    return generator, None
 
 
 def in_float64(generator: nn.Module) -> nn.Module:

@@ -73,12 +73,6 @@ class TopDownLogJoint(LogJoint):
         super().__init__(generator, x, sigma, mask)
         self.sweeps = Sweeps(generator, x.dtype)
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """log p(x, z), `(..., n)`, nats."""
-        y = self.sweeps.trace(z.reshape(-1, z.shape[-1])).output
-        residual = self._residual(y, z) / self.precision
-        return self._of(residual.square().view(*z.shape[:-1], -1), z)
-
     def linearize(self, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Score and Hessian product at z, for `kernels.gradients`."""
         trace = self.sweeps.trace(z.reshape(-1, z.shape[-1]))

@@ -2,9 +2,9 @@
 
 `trace` is the forward sweep with the values between, `pull_back` the product of a vector with the
 Jacobian's transpose, `hessian` the second derivatives of a loss of the image. Guaranteed: all three
-are torch functions that can be differentiated again (forward mode), and equal autograd's up to
-rounding (a test, in float64). Weights are taken as they stand when the object is made; a later
-update of the network in place is seen only if no other type was asked for.
+can be differentiated again in forward mode (not in reverse mode: they work in place), and equal
+autograd's up to rounding (a test, in float64). Weights are taken as they stand when the object is
+made; a later update of the network in place is seen only if no other type was asked for.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 
 from lmcnb.models.top_down import TopDown, deviation
 
-_back_gelu: Any = torch.ops.aten.gelu_backward
 _back_tanh: Any = torch.ops.aten.tanh_backward
 
 
@@ -29,10 +27,12 @@ class Layer(NamedTuple):
 
     z: Tensor  # noise of the layer, (n, d_l)
     head: Tensor | None  # from the layer above: (mean, raw), or the ladder's pre-activation
+    std: Tensor | None  # of a stochastic layer
+    slope: Tensor | None  # of std by `raw`, or of the ladder's gelu
     p: Tensor  # P u
+    slope_p: Tensor  # of gelu there
     q: Tensor  # D a
-    std: Tensor | None  # of the stochastic layer, and its derivative by `raw`
-    slope: Tensor | None
+    slope_q: Tensor
 
 
 class Trace(NamedTuple):
@@ -90,16 +90,17 @@ class Sweeps:
                 head = self.head[i - 1](h)
                 if self.variant == "ladder":
                     head = self.mix[i - 1](torch.cat([head, own], -1))
-                    u = gelu(head)
+                    u, slope = activate(head)
                 else:
                     mean, raw = head.chunk(2, -1)
                     std, slope, _ = deviation(raw, self.variant)
                     u = torch.addcmul(mean, std, own)
             p = self.project[i](u)
-            a = gelu(p)
+            a, slope_p = activate(p)
             q = self.deterministic[i](a)
-            h = gelu(q).add_(a) if h is None else gelu(q).add_(a).add_(h)
-            layers.append(Layer(own, head, p, q, std, slope))
+            b, slope_q = activate(q)
+            h = a.add_(b) if h is None else a.add_(b).add_(h)
+            layers.append(Layer(own, head, std, slope, p, slope_p, q, slope_q))
         assert h is not None
         return Trace(tuple(layers), tanh(self.out(h)))
 
@@ -113,18 +114,19 @@ class Sweeps:
         h = _back_tanh(delta, t.output) @ self.out.weight
         for i in reversed(range(len(t.layers))):
             own = t.layers[i]
-            a = torch.addmm(h, _back_gelu(h, own.q), self.deterministic[i].weight)
-            u = _back_gelu(a, own.p) @ self.project[i].weight
+            a = torch.addmm(h, h * own.slope_q, self.deterministic[i].weight)
+            u = (a * own.slope_p) @ self.project[i].weight
             if own.head is None:
                 yield Signals(u, u, a, h)
                 return
             above = self.head[i - 1].weight
+            assert own.slope is not None
             if self.variant == "ladder":
-                mixed = _back_gelu(u, own.head) @ self.mix[i - 1].weight
+                mixed = (u * own.slope) @ self.mix[i - 1].weight
                 by_mean, by_z = mixed.chunk(2, -1)
                 yield Signals(by_z, u, a, h)
             else:
-                assert own.std is not None and own.slope is not None
+                assert own.std is not None
                 by_mean = torch.cat([u, u * own.z * own.slope], -1)
                 yield Signals(u * own.std, u, a, h)
             h = torch.addmm(h, by_mean, above)
@@ -153,9 +155,9 @@ class Sweeps:
                 if self.variant == "ladder":
                     by_mean, by_z = self.mix[i - 1].weight.chunk(2, -1)
                     V = T @ (by_mean @ self.head[i - 1].weight).mT + e @ by_z.mT
-                    slope, curve = gelu_derivatives(own.head)
-                    total = total + _gram(V, s.u * curve)
-                    U = V * slope.unsqueeze(-2)
+                    assert own.slope is not None
+                    total = total + _gram(V, s.u * curvature(own.head))
+                    U = V * own.slope.unsqueeze(-2)
                 else:
                     M, R = (T @ self.head[i - 1].weight.mT).chunk(2, -1)
                     std, slope, curve = deviation(own.head.chunk(2, -1)[1], self.variant)
@@ -163,13 +165,11 @@ class Sweeps:
                     total = total + _gram(R, s.u * own.z * curve) + cross + cross.mT
                     U = M + R * (own.z * slope).unsqueeze(-2) + e * std.unsqueeze(-2)
             A = U @ self.project[i].weight.mT
-            slope, curve = gelu_derivatives(own.p)
-            total = total + _gram(A, s.a * curve)
-            A = A * slope.unsqueeze(-2)
+            total = total + _gram(A, s.a * curvature(own.p))
+            A = A * own.slope_p.unsqueeze(-2)
             Q = A @ self.deterministic[i].weight.mT
-            slope, curve = gelu_derivatives(own.q)
-            total = total + _gram(Q, s.h * curve)
-            A = A + Q * slope.unsqueeze(-2)
+            total = total + _gram(Q, s.h * curvature(own.q))
+            A = A + Q * own.slope_q.unsqueeze(-2)
             T = A if T is None else T + A
         assert T is not None
         y = t.output
@@ -186,13 +186,19 @@ def slices(latent: tuple[int, ...]) -> list[slice]:
 
 def tanh(o: Tensor) -> Tensor:
     """tanh by the logistic function, whose kernel is several times faster in float32."""
-    return torch.sigmoid(o + o) * 2 - 1
+    return torch.sigmoid(o + o).mul_(2).sub_(1)
 
 
-def gelu_derivatives(p: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second derivative of p Phi(p)."""
-    density = torch.exp(-0.5 * p.square()) / math.sqrt(2 * math.pi)
-    return torch.special.ndtr(p) + p * density, density * (2 - p.square())
+def activate(p: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(p) = p Phi(p) and its derivative Phi(p) + p phi(p), which share Phi."""
+    cdf = torch.special.ndtr(p)
+    value = p * cdf
+    return value, cdf.add_((p * p).mul_(-0.5).exp_().mul_(p), alpha=1 / math.sqrt(2 * math.pi))
+
+
+def curvature(p: Tensor) -> Tensor:
+    """Second derivative of gelu."""
+    return torch.exp(-0.5 * p.square()) * (2 - p.square()) / math.sqrt(2 * math.pi)
 
 
 def _gram(T: Tensor, weight: Tensor) -> Tensor:

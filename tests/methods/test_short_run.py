@@ -365,18 +365,20 @@ def test_more_and_smaller_steps_approach_maximum_likelihood() -> None:
 @pytest.mark.parametrize(("s", "steps", "known"), [(0.2, 25, 1.3174), (0.3, 25, 1.1684)])
 def test_learning_by_the_chain_itself(s: float, steps: int, known: float) -> None:
     """The same recursion with the method's own chain, 100,000 draws an update."""
-    stream, w, kept = generator(), torch.tensor(1.2, dtype=F64), []
-    n = 100_000
-    for update in range(60):
-        x = math.sqrt(2) * torch.randn(n, 1, generator=stream, dtype=F64)
-        z, noise = sri.draw((n, 1), steps, stream, F64)
-        target = LogJoint(lambda u, w=w: u * w, x, math.sqrt(0.5))  # type: ignore[misc]
-        z = sri.short_run(target, z, s, steps, noise)
-        w = (x * z).mean() / (z * z).mean()
-        if update >= 20:
-            kept.append(float(w))
-    assert abs(sum(kept) / len(kept) - theory.fixed_points(2, 0.5, s, steps, True)[0][0]) < 2e-3
-    assert abs(sum(kept) / len(kept) - known) < 3e-3
+    kept = exact.learn(generator(), s, steps, 60, 100_000)[20:]
+    mean = sum(kept) / len(kept)
+    assert abs(mean - theory.fixed_points(2, 0.5, s, steps, True)[0][0]) < 2e-3
+    assert abs(mean - known) < 3e-3
+
+
+def test_learning_collapses_where_the_slope_says_so() -> None:
+    """s = 0.1, K = 25: from its maximum-likelihood value the weight goes to zero."""
+    assert abs(exact.learn(generator(), 0.1, 25, 40, 10_000)[-1]) < 0.05
+
+
+def test_without_noise_the_weight_grows() -> None:
+    found = exact.learn(generator(), 0.3, 25, 60, 10_000, noisy=False)[-1]
+    assert abs(found / theory.fixed_points(2, 0.5, 0.3, 25, False)[-1][0] - 1) < 0.05
 
 
 # ---- bad input
