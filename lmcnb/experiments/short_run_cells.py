@@ -48,7 +48,7 @@ class ImageCell(Cell):
 
 def cost(t: Training) -> float:
     """Rough cost of an update, for the bar: 1 is a one-layer VAE's."""
-    chain = 0.18 * t.steps * (1.6 if t.search == "grid" else 6 if t.search == "gradient" else 1)
+    chain = 0.18 * t.steps * {"none": 1, "grid": 1.6, "gradient": 6, "marginal": 5}[t.search]
     depth = 0.2 + 0.8 * len(t.latent)
     return depth * (t.width / 128) ** 2 * (chain if t.method in ("SRI", "ABP") else 1)
 
@@ -74,6 +74,7 @@ def training_of(arm: str, dataset: str, images: Images) -> Training:
         search_from=by_name(images.search_from, dataset),
         search_every=by_name(images.search_every, dataset),
         search_images=images.search_images,
+        search_chains=images.search_chains,
         grid=tuple(by_name(images.grid, dataset)),
         search_start=by_name(images.grid, dataset)[0],
     )

@@ -21,6 +21,7 @@ from lmcnb.evaluation.frechet import frechet_distance
 from lmcnb.experiments.short_run_cells import read
 from lmcnb.methods.short_run import Objective, draw, objective, short_run
 from lmcnb.methods.short_run_baselines import reconstruct
+from lmcnb.methods.short_run_marginal import marginal_search
 from lmcnb.methods.short_run_training import Trainer, in_float64, to_unit
 from lmcnb.models.observed import Generator, checked_mask, log_joint
 
@@ -39,7 +40,8 @@ def reconstructions(trainer: Trainer, x: Tensor, stream: torch.Generator) -> tup
                 shape = (len(part), t.dim)
                 e = torch.randn(shape, generator=stream, device=x.device)
                 both = [
-                    reconstruct(trainer.generator, trainer.encoder, part, n)[0] for n in (e, 0 * e)
+                    reconstruct(trainer.generator, trainer.encoder, part, n).image
+                    for n in (e, 0 * e)
                 ]
             else:
                 both = [trainer.generator(z) for z in infer(trainer, part, stream)]
@@ -103,36 +105,34 @@ def latents(trainer: Trainer, x: Tensor, stream: torch.Generator) -> dict[str, A
     """How much of each latent's variance the image explains, and what is left of it given x.
 
     Of a chain that ignores x all is left: the latents have collapsed where no dimension passes a
-    tenth.
+    tenth. Latents are the generator's noise, standard normal a priori, of every model.
     """
     t = trainer.training
     many = x.repeat(CHAINS, 1)
     with torch.no_grad():
         if trainer.encoder is None:
-            z = infer(trainer, many, stream)[0].view(CHAINS, len(x), t.dim).double()
-            within, explained = _explained(z)
+            z = infer(trainer, many, stream)[0]
         else:
             e = torch.randn(len(many), t.dim, generator=stream, device=x.device)
-            y = reconstruct(trainer.generator, trainer.encoder, many, e)[0]
-            y = y.view(CHAINS, len(x), -1).double()
-            explained = _explained(y, together=True)[1]
-    found = {"explained": rounded(explained), "collapsed": bool(explained.max() < COLLAPSED)}
+            z = reconstruct(trainer.generator, trainer.encoder, many, e).z
+    within, explained = _explained(z.view(CHAINS, len(x), t.dim).double())
+    found = {
+        "explained": rounded(explained),
+        "collapsed": bool(explained.max() < COLLAPSED),
+        "within": rounded(within),
+    }
     if trainer.encoder is None:
-        found["within"] = rounded(within)
         found["prior"] = prior_variance(trainer.step_size, t.steps, t.noisy)
     return found
 
 
-def _explained(draws: Tensor, *, together: bool = False) -> tuple[Tensor, Tensor]:
-    """Variance within an image, and the share of the variance that lies between images.
+def _explained(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance within an image, and the share of the variance that lies between images, `(dim)`.
 
-    Of draws `(chains, n, dim)`, by dimension or, `together`, of all dimensions as one; unbiased
-    variance components.
+    Of draws `(chains, n, dim)`; unbiased variance components.
     """
     within = draws.var(0).mean(0)
     between = draws.mean(0).var(0) - within / len(draws)
-    if together:
-        within, between = within.mean().view(1), between.mean().view(1)
     return within, (between / (between + within)).clamp(min=0)
 
 
@@ -223,6 +223,17 @@ def curve(
         if found[-1].negative > 0.25:  # larger steps are worse still
             break
     return found
+
+
+def marginal_curve(
+    trainer: Trainer, x: Tensor, grid: Sequence[float], stream: torch.Generator
+) -> list[Objective]:
+    """The bound of the own law's J(s) on the grid, images x `(n, pixels)`, with shared draws."""
+    t = trainer.training
+    z, noise = draw((t.search_chains, len(x), t.dim), t.steps, stream, x.dtype)
+    with torch.no_grad():
+        target = log_joint(trainer.generator, x, t.sigma)
+        return marginal_search(target, z, grid, t.steps, noise).visited
 
 
 def error_by_step_size(

@@ -18,6 +18,7 @@ from lmcnb.methods import short_run_theory as theory
 
 Arrays = dict[str, Any]
 Result = dict[str, Any]
+STEP_SIZES = ("SRI", "SRI-gradient", "SRI-marginal", "SRI-L3")  # arms of that figure
 CURVES = {
     "frozen": ("J(s): noise taken as given", "#D55E00", "-"),
     "noise_free": ("noise-free chain", "#0072B2", "--"),
@@ -139,7 +140,7 @@ def step_size(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
     fig, ax = plt.subplots(figsize=(5.6, 3.4))
     arrays: Arrays = {}
     for (_, arm), own in by_arm([r for r in results if r["dataset"] == dataset]).items():
-        if not any(r["searches"] for r in own) or arm not in ("SRI", "SRI-gradient", "SRI-L3"):
+        if not any(r["searches"] for r in own) or arm not in STEP_SIZES:
             continue
         look = method_style(arm)
         for i, r in enumerate(own):
@@ -188,14 +189,16 @@ def learning_curves(
 
 
 def objective_and_error(results: Sequence[Result], dataset: str, arm: str) -> tuple[Any, Arrays]:
-    """J(s) of a trained model beside the test error of its chains, against s; first seed."""
+    """The objectives of a trained model beside the test error of its chains; first seed."""
     own = next(r for r in results if (r["dataset"], r["arm"]) == (dataset, arm))
     fig, ax = plt.subplots(figsize=(5.6, 3.5))
     arrays: Arrays = {}
-    for kind, name in (("noisy", "frozen"), ("noise_free", "noise_free")):
-        usable = [p for p in own[f"sweep_{kind}"] if p["value"] is not None]
+    kinds = [("noisy", "frozen"), ("noise_free", "noise_free"), ("marginal", "marginal")]
+    for kind, name in kinds:
+        usable = [p for p in own.get(f"sweep_{kind}", []) if p["value"] is not None]
         s, values, errors = (np.array([p[k] for p in usable]) for k in ("s", "value", "se"))
         label, color, line = CURVES[name]
+        label += ", upper bound" if kind == "marginal" else ""
         ax.errorbar(
             s, values, 1.96 * errors, color=color, linestyle=line, marker="o", ms=3, label=label
         )

@@ -22,7 +22,7 @@ from lmcnb.lab.pool import map_cells, report
 from lmcnb.lab.randomness import generator
 from lmcnb.lab.training import fit
 from lmcnb.methods.short_run import Objective
-from lmcnb.methods.short_run_training import Streams, Trainer, spaced, to_unit
+from lmcnb.methods.short_run_training import Streams, Trainer, doubled, spaced, to_unit
 from lmcnb.models.top_down import TopDown
 from lmcnb.papers.short_run import by_name
 
@@ -122,14 +122,11 @@ def gradients(cell: ImageCell, trainer: Trainer) -> int:
 
 
 def judged(o: Objective) -> dict[str, Any]:
-    """A point of a curve J(s), as it is kept."""
-    return {
-        "s": o.step_size,
-        "value": o.value,
-        "se": o.se,
-        "smallest": o.smallest,
-        "negative": o.negative,
-    }
+    """A point of a curve J(s), as it is kept; without eigenvalues where there were none."""
+    point = {"s": o.step_size, "value": o.value, "se": o.se}
+    if o.negative == o.negative:
+        point |= {"smallest": o.smallest, "negative": o.negative}
+    return point
 
 
 def evaluate(cell: ImageCell, trainer: Trainer, train: Tensor, test: Tensor) -> dict[str, Any]:
@@ -175,8 +172,13 @@ def evaluate(cell: ImageCell, trainer: Trainer, train: Tensor, test: Tensor) -> 
         for name, noisy in (("noisy", True), ("noise_free", False)):
             own = measure.curve(trainer, judged_on, grid, stream("sweep"), noisy=noisy)
             found[f"sweep_{name}"] = [judged(o) for o in own]
-        errors = measure.error_by_step_size(trainer, spaced(x, WATCHED), grid, stream("by s"))
-        found["error_by_step_size"] = dict(zip(map(str, grid), errors, strict=True))
+        twice = doubled(grid)
+        if t.noisy:
+            own = measure.marginal_curve(trainer, judged_on, twice, stream("marginal"))
+            found["sweep_marginal"] = [judged(o) for o in own]
+        both = sorted({*grid, *twice})
+        errors = measure.error_by_step_size(trainer, spaced(x, WATCHED), both, stream("by s"))
+        found["error_by_step_size"] = dict(zip(map(str, both), errors, strict=True))
     if cell.dataset == "coloured_digits" and isinstance(made, TopDown) and len(t.latent) > 1:
         found["effects"] = hierarchy.effects(made, cell.dataset, stream("effects", "cpu"))
         found["pictures"]["layers"] = hierarchy.grids(made, stream("grids", "cpu"))

@@ -87,7 +87,7 @@ def _step_size(run: Any, name: str, r: Result) -> None:
         if "objective" in point:
             share = f"share={point['epoch'] / r['curve'][-1]['epoch']:.2f}"
             _bowl(run, f"objective/{name}/{share}", seed, point["objective"])
-    for kind in ("noisy", "noise_free"):
+    for kind in ("noisy", "noise_free", "marginal"):
         if f"sweep_{kind}" in r:
             _bowl(run, f"objective/{name}/test/{kind}", seed, r[f"sweep_{kind}"])
     errors = r.get("error_by_step_size")

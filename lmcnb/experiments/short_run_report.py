@@ -24,7 +24,12 @@ def shown(arm: str) -> str:
     if said.layers > 1:
         words += f", {said.layers} layers"
     if said.model in ("SRI", "ABP"):
-        how = {"grid": "s by grid", "gradient": "s by gradient", "none": f"s = {said.step_size}"}
+        how = {
+            "grid": "s by grid",
+            "gradient": "s by gradient",
+            "marginal": "s by the marginal bound",
+            "none": f"s = {said.step_size}",
+        }
         words += f", {how[said.search]}"
         words += f", K = {said.steps}" if said.steps else ""
     words += "" if said.noisy else ", no noise"
@@ -123,27 +128,33 @@ def effects_table(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def objective_table(results: Sequence[Result], arm: str, dataset: str) -> list[dict[str, Any]]:
-    """One row a step size: J(s) with and without noise, eigenvalues, and the test error."""
+    """One row a step size: the objectives, eigenvalues, and the test error; the first seed."""
     own = [r for r in results if (r["dataset"], r["arm"]) == (dataset, arm) and "sweep_noisy" in r]
     if not own:
         return []
-    free = {p["s"]: p for p in own[0]["sweep_noise_free"]}
+    given, free, own_law = (
+        {round(p["s"], 9): p for p in own[0].get(f"sweep_{kind}", [])}
+        for kind in ("noisy", "noise_free", "marginal")
+    )
+    errors = {round(float(s), 9): error for s, error in own[0]["error_by_step_size"].items()}
 
-    def value(point: Result | None) -> Any:
-        if point is None or point["value"] is None:
-            return "unusable"
-        return point["value"], point["se"]
+    def value(points: dict[float, Result], s: float) -> Any:
+        if s not in points:
+            return None
+        point = points[s]
+        return "unusable" if point["value"] is None else (point["value"], point["se"])
 
     return [
         {
-            "s": p["s"],
-            "J, noise given": value(p),
-            "J, noise-free chain": value(free.get(p["s"])),
-            "smallest eigenvalue": p["smallest"],
-            "negative (%)": 100 * p["negative"],
-            "test error": own[0]["error_by_step_size"].get(str(p["s"])),
+            "s": s,
+            "J, noise given": value(given, s),
+            "J, noise-free chain": value(free, s),
+            "own law, upper bound": value(own_law, s),
+            "smallest eigenvalue": given.get(s, {}).get("smallest"),
+            "negative (%)": 100 * given[s]["negative"] if s in given else None,
+            "test error": errors.get(s),
         }
-        for p in own[0]["sweep_noisy"]
+        for s in sorted(given.keys() | own_law.keys())
     ]
 
 

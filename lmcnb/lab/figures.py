@@ -76,6 +76,7 @@ METHODS: dict[str, MethodStyle] = {
     "LAE-5-unadjusted": MethodStyle(_PINK, "*", "--"),
     "SRI": MethodStyle(_BLUE, "o"),
     "SRI-gradient": MethodStyle(_SKY, "o", "--"),
+    "SRI-marginal": MethodStyle(_RED, "o"),
     "SRI-L3": MethodStyle(_ORANGE, "o"),
     "SRI-L5": MethodStyle(_ORANGE, "D", "--"),
     "SRI-s0.2": MethodStyle(_BLUE, "P", "--"),

@@ -15,9 +15,9 @@ Guaranteed: `objective` equals the closed forms of a linear-Gaussian model (test
 that it is the divergence of the marginal law of z_K. The noise e_k is treated as given, so that
 J(s) + log p(x) = E_e KL(q_s(z | x, e) || p(z | x)), which is at least KL(q_s(z | x) || p(z | x)),
 with equality for the noise-free chain alone; its minimizer is too small (`short_run_theory` has all
-three curves). The chain has no Metropolis test and is stopped early: q_s is not the posterior at
-any s. The formula needs a step that is smooth and injective, s^2 lambda < 2 for every eigenvalue
-lambda of the Hessian of U.
+three curves, `short_run_marginal` a bound without this defect). The chain has no Metropolis test
+and is stopped early: q_s is not the posterior at any s. The formula needs a step that is smooth and
+injective, s^2 lambda < 2 for every eigenvalue lambda of the Hessian of U.
 Units: nats.
 """
 
@@ -220,10 +220,11 @@ def grid_search(
     """The step size of `grid` with the least J, all with the same z_0 and noise."""
     if not grid:
         raise UsageError("grid: at least one step size is needed")
-    return _best([objective(log_joint, z, s, steps, noise) for s in grid])
+    return best([objective(log_joint, z, s, steps, noise) for s in grid])
 
 
-def _best(visited: list[Objective]) -> Search:
+def best(visited: list[Objective]) -> Search:
+    """The step size of the least usable value."""
     usable = [o for o in visited if o.value is not None]
     if not usable:
         return Search(None, visited)
@@ -297,7 +298,7 @@ def gradient_search(
         before = rho.clone()
         rho.grad = gradient
         adam.step()
-    return _best(visited)
+    return best(visited)
 
 
 def _derivatives(

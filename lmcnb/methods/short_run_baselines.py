@@ -13,6 +13,7 @@ they stopped (`short_run_training`). Units: nats, constants included.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,15 +36,23 @@ def negative_elbo(
         noise: standard normal, `(n, dim)`.
         sigma: standard deviation of a pixel's noise.
     """
-    y, kl = reconstruct(generator, encoder, x, noise)
+    y, kl, _ = reconstruct(generator, encoder, x, noise)
     constant = x.shape[-1] * (0.5 * LOG_2_PI + math.log(sigma))
     return (x - y).square().sum(-1) / (2 * sigma**2) + constant + kl
 
 
+class Reconstruction(NamedTuple):
+    """What an autoencoder makes of images, with one z from q."""
+
+    image: Tensor  # g(z), (n, pixels)
+    kl: Tensor  # KL(q || N(0, I)), (n)
+    z: Tensor  # in the generator's non-centred form, (n, dim)
+
+
 def reconstruct(
     generator: nn.Module, encoder: nn.Module, x: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """g(z) for one z from q, `(n, pixels)`, and the KL term `(n)`; zero noise gives q's means."""
+) -> Reconstruction:
+    """One z from q and its image; zero noise gives q's means."""
     if isinstance(encoder, LadderEncoder):
         if not isinstance(generator, TopDown) or generator.variant == "ladder":
             raise UsageError(
@@ -52,14 +61,14 @@ def reconstruct(
             )
         return _ladder(generator, encoder, x, noise)
     mean, std = encoder(x)
-    return generator(mean + std * noise), kl_to_standard(mean, std)
+    z = mean + std * noise
+    return Reconstruction(generator(z), kl_to_standard(mean, std), z)
 
 
-def _ladder(
-    generator: TopDown, encoder: LadderEncoder, x: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
+def _ladder(generator: TopDown, encoder: LadderEncoder, x: Tensor, noise: Tensor) -> Reconstruction:
     h: Tensor | None = None
     kl = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    z = []
     terms = encoder(x)
     for i, (own, (up_mean, up_std)) in enumerate(
         zip(noise.split(generator.latent, -1), terms, strict=True)
@@ -72,6 +81,8 @@ def _ladder(
         q_std = (precision + up).rsqrt()
         q_mean = (mean * precision + up_mean * up) * q_std.square()
         kl = kl + kl_to_standard((q_mean - mean) / std, q_std / std)
-        h = generator.feature(i, q_mean + q_std * own, h)
+        u = q_mean + q_std * own
+        z.append((u - mean) / std)
+        h = generator.feature(i, u, h)
     assert h is not None
-    return torch.tanh(generator.out(h)), kl
+    return Reconstruction(torch.tanh(generator.out(h)), kl, torch.cat(z, -1))

@@ -8,13 +8,15 @@ q_s(z | x) is a mixture over the chain's own past, and with M chains an image
 has an expectation above E log q if the sum holds z's own component and below it if it is left out
 (semi-implicit variational inference, 1805.11183). Guaranteed: the expectations bracket
 E [log q - log p(x, z)] = KL(q_s || p(z | x)) - log p(x), for any M. Not guaranteed: that the
-bracket is narrow; where q_s is much wider than s in many dimensions it takes very many chains.
-Units: nats.
+bracket is narrow; where q_s is much wider than s in many dimensions it takes very many chains. The
+upper end is an objective of its own: `marginal_search` takes the step size at which it is least. It
+needs no determinant, no injective step and no smooth activation, only noise. Units: nats.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from lmcnb.errors import UsageError
 from lmcnb.kernels.gradients import LogDensity, score
-from lmcnb.methods.short_run import half_square, short_run
+from lmcnb.methods.short_run import Objective, Search, best, half_square, short_run
 
 
 class Bracket(NamedTuple):
@@ -59,7 +61,7 @@ def marginal_bounds(
     value = log_joint(end).detach()
     upper, lower = [], []
     for i in range(z.shape[1]):
-        squares = torch.cdist(end[:, i], centre[:, i]).square()
+        squares = torch.cdist(end[:, i].double(), centre[:, i].double()).square()
         log_q = -0.5 * squares / step_size**2 - constant  # (chains, components)
         own = log_q.logsumexp(-1) - math.log(chains)
         others = log_q.fill_diagonal_(-math.inf).logsumexp(-1) - math.log(chains - 1)
@@ -68,3 +70,30 @@ def marginal_bounds(
     ends = [torch.stack(v) for v in (lower, upper)]
     errors = [float(v.std()) / math.sqrt(len(v)) if len(v) > 1 else math.nan for v in ends]
     return Bracket(float(ends[0].mean()), float(ends[1].mean()), *errors)
+
+
+def marginal_search(
+    log_joint: LogDensity, z: Tensor, grid: Sequence[float], steps: int, noise: Tensor
+) -> Search:
+    """The step size of `grid` with the least upper bound, all with the same z_0 and noise.
+
+    Where a chain is not finite, the step size is unusable. Arguments as in `marginal_bounds`.
+    """
+    if not grid:
+        raise UsageError("grid: at least one step size is needed")
+    visited = []
+    for s in grid:
+        found, unknown = marginal_bounds(log_joint, z, s, steps, noise), math.nan
+        usable = math.isfinite(found.upper)
+        visited.append(
+            Objective(
+                s,
+                found.upper if usable else None,
+                found.upper_se if usable and z.shape[1] > 1 else None,
+                unknown,
+                unknown,
+                unknown,
+                None if usable else f"step_size = {s}: the chain is not finite",
+            )
+        )
+    return best(visited)

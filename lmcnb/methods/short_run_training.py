@@ -2,8 +2,9 @@
 
 One iteration: a minibatch x; z_0 ~ N(0, I) afresh; z_K by the chain under the present generator;
 one Adam step down the squared error |x - g(z_K)|^2, summed over pixels and averaged over the batch.
-No gradient passes through the chain. Every few epochs the step size is chosen anew: the least J(s)
-on fixed training images with fixed noise.
+No gradient passes through the chain. Every few epochs the step size is chosen anew: the least J(s),
+or the least bound of the chain's own divergence (`short_run_marginal`), on fixed training images
+with fixed noise.
 
     SRI     as above                ABP    chains persist: z_0 is the image's last z_K
     VAE     encoder and generator   LVAE   the same with a ladder of encoders
@@ -17,8 +18,9 @@ they die (`short_run_theory`).
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +30,8 @@ from torch import Tensor, nn
 from lmcnb.errors import UsageError
 from lmcnb.methods.short_run import Search, draw, gradient_search, grid_search, short_run
 from lmcnb.methods.short_run_baselines import negative_elbo
+from lmcnb.methods.short_run_graph import CapturedChain
+from lmcnb.methods.short_run_marginal import marginal_search
 from lmcnb.models.conv_generators import PIXELS, ConvEncoder, FiveLayer, OneLayer
 from lmcnb.models.encoders import Encoder, LadderEncoder
 from lmcnb.models.observed import log_joint
@@ -68,8 +72,8 @@ class Training:
     """s: fixed, or at the start."""
     noisy: bool = True
     """Whether the chain has noise."""
-    search: Literal["none", "grid", "gradient"] = "none"
-    """How the step size is chosen."""
+    search: Literal["none", "grid", "gradient", "marginal"] = "none"
+    """How the step size is chosen: least J by grid or gradient, least marginal bound by grid."""
     search_from: float = 10
     """Epochs before it is chosen first."""
     search_every: float = 5
@@ -77,7 +81,9 @@ class Training:
     search_images: int = 64
     """Training images on which it is chosen."""
     grid: tuple[float, ...] = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2)
-    """Step sizes of the grid."""
+    """Step sizes of the grid; the marginal bound takes their doubles."""
+    search_chains: int = 64
+    """Chains an image of the marginal bound."""
     search_start: float = 0.05
     """Where the gradient search starts first: small; later a fifth below the present s."""
     search_rate: float = 0.1
@@ -96,8 +102,10 @@ class Training:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise UsageError(f"{name}={value!r}: a positive number is needed")
-        if self.search not in ("none", "grid", "gradient"):
-            raise UsageError(f"search={self.search!r}: none, grid or gradient is needed")
+        if self.search not in ("none", "grid", "gradient", "marginal"):
+            raise UsageError(f"search={self.search!r}: none, grid, gradient or marginal is needed")
+        if self.search == "marginal" and not self.noisy:
+            raise UsageError("search='marginal', noisy=False: the marginal bound needs noise")
         if self.search != "none" and self.method != "SRI":
             raise UsageError(
                 f"search={self.search!r}: only SRI's step size can be chosen; a persistent chain "
@@ -184,6 +192,7 @@ class Trainer:
         self.monitor, self.monitor_every = monitor, max(1, round(monitor_every * self.per_epoch))
         self.curve: list[dict[str, Any]] = []
         self._started: float | None = None
+        self._graph: CapturedChain | None = None
 
     def step(self) -> None:
         """One update; refused beyond `iterations`."""
@@ -218,12 +227,22 @@ class Trainer:
         z, noise = draw((len(x), t.dim), t.steps, self.streams.noise, x.dtype)
         if self.chains is not None:
             z = self.chains[rows]
-        target = log_joint(self.generator, x, t.sigma)
-        z = short_run(target, z, self.step_size, t.steps, noise if t.noisy else None)
+        if self.device.type == "cuda":
+            z = self._captured(x, z, noise)
+        else:
+            target = log_joint(self.generator, x, t.sigma)
+            z = short_run(target, z, self.step_size, t.steps, noise if t.noisy else None)
         if self.chains is not None:
             self.chains[rows] = z
         loss = (x - self.generator(z)).square().sum(-1).mean()
         return loss, loss.detach() / x.shape[1]
+
+    def _captured(self, x: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """The same chain as a CUDA graph, captured anew for every step size."""
+        t, s = self.training, self.step_size
+        if self._graph is None or self._graph.step_size != s:
+            self._graph = CapturedChain(self.generator, t.sigma, s, x, z, noise, noisy=t.noisy)
+        return self._graph(x, z, noise)
 
     def _autoencoder(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """-ELBO of an image."""
@@ -265,16 +284,27 @@ class Trainer:
             {
                 "epoch": self.done / self.per_epoch,
                 "step_size": found.step_size,
-                "visited": [[o.step_size, o.value, o.negative] for o in found.visited],
+                "visited": [
+                    [o.step_size, o.value, None if math.isnan(o.negative) else o.negative]
+                    for o in found.visited
+                ],
                 "usable": len(usable),
             }
         )
 
     def search(self) -> Search:
-        """Choose s anew, in float64, on fixed images with fixed z_0 and noise."""
+        """Choose s anew, on fixed images with fixed z_0 and noise; determinants in float64."""
         t = self.training
-        x = to_unit(spaced(self.images, t.search_images)).double()
+        x = to_unit(spaced(self.images, t.search_images))
         state = self.streams.search.get_state()
+        if t.search == "marginal":
+            shape = (t.search_chains, len(x), t.dim)
+            z, noise = draw(shape, t.steps, self.streams.search, x.dtype)
+            self.streams.search.set_state(state)
+            with torch.no_grad():
+                target = log_joint(self.generator, x, t.sigma)
+                return marginal_search(target, z, doubled(t.grid), t.steps, noise)
+        x = x.double()
         z, noise = draw((len(x), t.dim), t.steps, self.streams.search, torch.float64)
         self.streams.search.set_state(state)
         target = log_joint(in_float64(self.generator), x, t.sigma)
@@ -409,6 +439,11 @@ def networks(
 def in_float64(generator: nn.Module) -> nn.Module:
     """A copy without gradients, in float64."""
     return copy.deepcopy(generator).requires_grad_(False).double()
+
+
+def doubled(grid: Sequence[float]) -> list[float]:
+    """The grid of the marginal bound, whose minimizer is about twice that of J."""
+    return [round(2 * s, 12) for s in grid]
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -23,13 +23,14 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 V = TypeVar("V")
 
 GRAMMAR = (
-    "MODEL[-L3][-K10][-s0.1 | -gradient][-noisefree][-wide | -ladder][-x4] with MODEL one of SRI, "
-    "ABP, VAE, LVAE; L: layers, K: chain steps, s: a fixed step size (otherwise chosen by grid), "
-    "x: times as many epochs"
+    "MODEL[-L3][-K10][-s0.1 | -gradient | -marginal][-noisefree][-wide | -ladder][-x4] with MODEL "
+    "one of SRI, ABP, VAE, LVAE; L: layers, K: chain steps, s: a fixed step size (otherwise chosen "
+    "by the published objective on a grid, or by gradient, or by the bound of the chain's marginal "
+    "law), x: times as many epochs"
 )
 _ARM = re.compile(
     r"(?P<model>SRI|ABP|VAE|LVAE)(?:-L(?P<layers>[1-9]))?(?:-K(?P<steps>[1-9]\d*))?"
-    r"(?:-s(?P<step_size>\d*\.?\d+)|-(?P<gradient>gradient))?(?P<free>-noisefree)?"
+    r"(?:-s(?P<step_size>\d*\.?\d+)|-(?P<search>gradient|marginal))?(?P<free>-noisefree)?"
     r"(?:-(?P<variant>wide|ladder))?(?:-x(?P<times>\d*\.?\d+))?"
 )
 
@@ -58,8 +59,12 @@ def parse_arm(name: str) -> Arm:
         raise ValueError(f"{name!r} is no arm: {GRAMMAR}")
     part = found.groupdict()
     chain = part["model"] in ("SRI", "ABP")
-    if not chain and (part["steps"] or part["step_size"] or part["gradient"] or part["free"]):
-        raise ValueError(f"{name!r}: an autoencoder has no chain, so no K, s, gradient, noisefree")
+    if not chain and (part["steps"] or part["step_size"] or part["search"] or part["free"]):
+        raise ValueError(
+            f"{name!r}: an autoencoder has no chain, so no K, s, gradient, marginal, noisefree"
+        )
+    if part["search"] == "marginal" and part["free"]:
+        raise ValueError(f"{name!r}: the bound of the marginal law needs a chain with noise")
     if part["model"] == "ABP" and not part["step_size"]:
         raise ValueError(f"{name!r}: persistent chains need a fixed step size, such as ABP-s0.1")
     if part["model"] == "LVAE" and part["variant"] == "ladder":
@@ -67,7 +72,7 @@ def parse_arm(name: str) -> Arm:
     step_size = float(part["step_size"]) if part["step_size"] else None
     if step_size == 0 or (part["times"] and float(part["times"]) == 0):
         raise ValueError(f"{name!r}: s and x must be positive")
-    search = "none" if step_size or not chain else "gradient" if part["gradient"] else "grid"
+    search = "none" if step_size or not chain else part["search"] or "grid"
     return Arm(
         part["model"],
         int(part["layers"] or 1),
@@ -128,7 +133,9 @@ class Images(Group):
     step_size: dict[str, Positive] = Field(
         description="s until it is chosen, and of arms that choose it, by data set"
     )
-    grid: dict[str, list[Positive]] = Field(description="step sizes of the grid, by data set")
+    grid: dict[str, list[Positive]] = Field(
+        description="step sizes of the grid, by data set; the marginal bound takes their doubles"
+    )
     search_from: dict[str, Annotated[float, Field(ge=0)]] = Field(
         description="epochs before s is chosen first, by data set"
     )
@@ -136,6 +143,9 @@ class Images(Group):
         description="epochs between choices of s, by data set"
     )
     search_images: Count = Field(default=64, description="training images on which s is chosen")
+    search_chains: Annotated[int, Field(ge=2)] = Field(
+        default=64, description="chains an image of the marginal bound"
+    )
     curves: list[str] = Field(description="arms whose J(s) is kept during training")
     curve_shares: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         default=[0.0, 1 / 3, 2 / 3, 1.0],

@@ -36,7 +36,7 @@ matplotlib.use("Agg")
 
 IMAGES: dict[str, Any] = {
     "datasets": ["digits"],
-    "arms": {"default": ["VAE", "SRI", "SRI-s0.2", "ABP-s0.1", "SRI-K3", "VAE-x2"]},
+    "arms": {"default": ["VAE", "SRI", "SRI-marginal", "SRI-s0.2", "ABP-s0.1", "SRI-K3", "VAE-x2"]},
     "epochs": {"default": 3},
     "width": {"default": 16},
     "latent": {"1": [3], "3": [2, 2, 2]},
@@ -46,6 +46,7 @@ IMAGES: dict[str, Any] = {
     "search_from": {"default": 1},
     "search_every": {"default": 1},
     "search_images": 8,
+    "search_chains": 6,
     "curves": ["SRI", "SRI-s0.2"],
     "samples": 1500,
     "classifiers": 1,
@@ -101,6 +102,8 @@ def test_an_arm_s_name_means_what_it_says() -> None:
     plain = training_of("SRI", "digits", base)
     assert (plain.search, plain.step_size, plain.steps, plain.noisy) == ("grid", 0.2, 5, True)
     assert training_of("SRI-gradient", "digits", base).search == "gradient"
+    own = training_of("SRI-marginal", "digits", base)
+    assert (own.search, own.search_chains) == ("marginal", 6)
     assert training_of("VAE", "digits", base).search == "none"
     assert training_of("SRI-L3-s0.2-ladder", "digits", base).variant == "ladder"
 
@@ -113,6 +116,9 @@ def test_an_arm_s_name_means_what_it_says() -> None:
         ("SRI-s0.1-gradient", "no arm"),
         ("SRI-s0", "positive"),
         ("SRI-x0", "positive"),
+        ("SRI-gradient-marginal", "no arm"),
+        ("SRI-marginal-noisefree", "needs a chain with noise"),
+        ("VAE-marginal", "no chain"),
         ("VAE-K5", "no chain"),
         ("LVAE-L3-gradient", "no chain"),
         ("LVAE-L3-ladder", "density"),
@@ -404,6 +410,11 @@ def test_what_is_entered(finished: tuple[FakeRun, list[dict[str, Any]]]) -> None
     name = "objective/digits/SRI/test/noisy"
     assert run.metrics[f"{name}/minimizer", 3]["value"] == least
     assert run.metrics[f"{name}/left", 3]["value"] == usable[0.05] - usable[least]
+    points = by_arm["SRI", 3]["sweep_marginal"]
+    assert [p["s"] for p in points] == [0.1, 0.2, 0.4, 0.8]
+    least = min((p["value"], p["s"]) for p in points if p["value"] is not None)[1]
+    assert run.metrics["objective/digits/SRI/test/marginal/minimizer", 3]["value"] == least
+    assert list(by_arm["SRI", 3]["error_by_step_size"]) == ["0.05", "0.1", "0.2", "0.4", "0.8"]
     assert ("inpainting/digits/SRI/block/nearest", 3) in run.metrics
     assert ("frechet/digits/VAE", 3) in run.metrics
 
@@ -442,7 +453,11 @@ def test_collapse_and_failed_searches_are_said(
 def test_tables_and_sanity(finished: tuple[FakeRun, list[dict[str, Any]]]) -> None:
     _, results = finished
     rows = report.images_table(results, "digits")
-    assert [r["model"] for r in rows][:3] == ["VAE", "short-run, s by grid", "short-run, s = 0.2"]
+    assert [r["model"] for r in rows][:3] == [
+        "VAE",
+        "short-run, s by grid",
+        "short-run, s by the marginal bound",
+    ]
     assert rows[0]["time / VAE"] == 1
     assert rows[1]["seeds"] == 2
     assert {r["hidden"] for r in report.inpainting_table(results, "digits")} == {
@@ -450,7 +465,10 @@ def test_tables_and_sanity(finished: tuple[FakeRun, list[dict[str, Any]]]) -> No
         "block",
     }
     swept = report.objective_table(results, "SRI-s0.2", "digits")
-    assert [r["s"] for r in swept][:2] == [0.05, 0.1]
+    assert [r["s"] for r in swept] == [0.05, 0.1, 0.2, 0.4, 0.8]
+    assert swept[0]["own law, upper bound"] is None
+    assert swept[4]["J, noise given"] is None
+    assert all(r["test error"] for r in swept)
     assert report.sanity(results)[-1] == "diverged runs: 0"
     assert report.paper_table()[0]["svhn: error"] == 0.019
     assert "no record" in next(iter(report.recorded_table([], "digits", "laptop")[0].values()))

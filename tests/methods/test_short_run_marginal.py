@@ -10,8 +10,8 @@ import torch
 from lmcnb.errors import UsageError
 from lmcnb.experiments import short_run_exact as exact
 from lmcnb.methods import short_run as sri
-from lmcnb.methods.short_run_marginal import marginal_bounds
-from lmcnb.methods.short_run_theory import divergences
+from lmcnb.methods.short_run_marginal import marginal_bounds, marginal_search
+from lmcnb.methods.short_run_theory import divergences, minimizer
 from lmcnb.models.observed import LogJoint
 
 F64 = torch.float64
@@ -75,3 +75,33 @@ def test_images_are_independent_and_few_chains_are_refused() -> None:
     for bad, steps in ((z[:1], 4), (z[:, 0], 4), (z, 0)):
         with pytest.raises(UsageError, match="chains"):
             marginal_bounds(case.log_joint, bad, 0.2, steps, noise)
+
+
+def test_the_search_finds_the_own_laws_minimizer_and_not_the_published_one() -> None:
+    case = exact.reference()
+    known, _ = minimizer("marginal", case.precision, case.mean, 10, exact.STEEP)
+    published, _ = minimizer("frozen", case.precision, case.mean, 10, exact.STEEP)
+    grid = [0.05 * i for i in range(1, 9)]
+    z, noise = sri.draw((2000, 1, 2), 10, torch.Generator().manual_seed(0), F64)
+    found = marginal_search(case.log_joint, z, grid, 10, noise)
+    assert found.step_size == min(grid, key=lambda s: abs(s - known)) == grid[6]
+    assert found.step_size > 2 * published
+    assert [o.step_size for o in found.visited] == grid
+    least = min(o.value for o in found.visited if o.value is not None)
+    exactly = divergences(case.precision, case.mean, grid[6], 10).marginal - case.log_marginal
+    assert abs(least - exactly) < 0.05
+    assert all(o.se is None and math.isnan(o.negative) for o in found.visited)  # one image
+
+
+def test_a_chain_that_explodes_is_unusable_and_a_kink_is_not() -> None:
+    case = exact.reference()
+    z, noise = sri.draw((20, 1, 2), 400, torch.Generator().manual_seed(0), F64)
+    found = marginal_search(case.log_joint, z, [0.3, 3.0], 400, noise)
+    assert found.step_size == 0.3
+    assert found.visited[1].value is None
+    assert "not finite" in str(found.visited[1].reason)
+    assert marginal_search(case.log_joint, z, [3.0], 400, noise).step_size is None
+    kinked = LogJoint(lambda u: torch.relu(u), torch.zeros(1, 2, dtype=F64), 0.5)
+    assert marginal_search(kinked, z, [0.1, 0.3], 5, noise[:5]).step_size is not None
+    with pytest.raises(UsageError, match="grid"):
+        marginal_search(case.log_joint, z, [], 4, noise)

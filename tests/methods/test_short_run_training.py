@@ -16,6 +16,8 @@ from lmcnb.lab.data import load
 from lmcnb.lab.training import fit
 from lmcnb.methods import short_run as sri
 from lmcnb.methods.short_run_baselines import negative_elbo, reconstruct
+from lmcnb.methods.short_run_graph import CapturedChain
+from lmcnb.methods.short_run_marginal import marginal_search
 from lmcnb.methods.short_run_training import Streams, Trainer, Training, in_float64, spaced, to_unit
 from lmcnb.models.encoders import Encoder, LadderEncoder
 from lmcnb.models.gaussian import log_normal, log_standard
@@ -163,6 +165,35 @@ def test_the_search_is_the_objectives_minimum_on_fixed_draws() -> None:
     assert found.step_size == t.grid[values.index(min(known))]
 
 
+def test_the_marginal_search_is_the_bounds_minimum_on_fixed_draws() -> None:
+    t = replace(SMALL, search="marginal", search_images=10, search_chains=7, grid=(0.05, 0.1, 0.2))
+    trainer = Trainer(t, digits(), streams())
+    assert trainer.search() == trainer.search()
+    z, noise = sri.draw((7, 10, 3), 5, generator(3), torch.float32)
+    target = log_joint(trainer.generator.requires_grad_(False), spaced(digits(), 10), 0.3)
+    known = marginal_search(target, z, [0.1, 0.2, 0.4], 5, noise)
+    assert trainer.search() == known
+    run = trained(replace(t, search_from=1, search_every=2))
+    assert [s["epoch"] for s in run.searches] == [1.0, 3.0, 5.0]
+    assert run.step_size == run.searches[-1]["step_size"]
+    assert run.searches[0]["visited"][0][2] is None
+
+
+def test_on_cuda_the_captured_chain_is_the_plain_one(device: torch.device) -> None:
+    if device.type != "cuda":
+        pytest.skip("needs --device cuda")
+    network = TopDown((2, 3), 64, 16, generator()).to(device)
+    x = digits(20).to(device)
+    z, noise = (v.to(device) for v in sri.draw((20, 5), 6, generator(1), torch.float32))
+    chain = CapturedChain(network, 0.3, 0.1, x, 0 * z, 0 * noise)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(1.1)  # an update in place
+    found = chain(x, z, noise)
+    known = sri.short_run(log_joint(network, x, 0.3), z, 0.1, 6, noise)
+    assert torch.allclose(found, known, atol=1e-5)
+
+
 def test_a_search_without_a_usable_step_keeps_the_old_one() -> None:
     t = replace(SMALL, search="grid", search_from=1, search_images=10, grid=(50.0, 90.0))
     trainer = trained(t)
@@ -243,7 +274,7 @@ def test_the_elbo_in_closed_form() -> None:
     expected = expected + 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).sum(-1)
     z = (mc.mean(0) - expected) / (mc.std(0) / math.sqrt(2000))
     assert float(z.abs().max()) < 4
-    assert torch.allclose(reconstruct(linear, encoder, x, 0 * noise[0])[0], mean @ W.T)
+    assert torch.allclose(reconstruct(linear, encoder, x, 0 * noise[0]).image, mean @ W.T)
 
 
 def test_the_ladders_divergence_by_monte_carlo() -> None:
@@ -253,7 +284,8 @@ def test_the_ladders_divergence_by_monte_carlo() -> None:
     x = torch.randn(1, 6, generator=generator(2), dtype=F64).expand(20_000, 6)
     noise = torch.randn(20_000, 5, generator=generator(3), dtype=F64)
     with torch.no_grad():
-        kl = reconstruct(network, encoder, x, noise)[1]
+        image, kl, z = reconstruct(network, encoder, x, noise)
+        assert torch.allclose(network(z), image)
         (m1, s1), (m2, s2) = encoder(x)
         v1 = 1 / (1 + s1**-2)
         u1 = m1 * s1**-2 * v1 + v1.sqrt() * noise[:, :2]

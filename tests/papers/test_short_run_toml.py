@@ -14,12 +14,13 @@ PAPER = facts.load("short_run")
 CLAIMS = {claim.id: claim for claim in PAPER.claim}
 TABLES = {table.id: table.entries for table in PAPER.table}
 JUDGED = [claim for claim in PAPER.claim if not claim.not_testable]
-DATA = "digits|coloured_digits|mnist|fashion_mnist|svhn"
+DATA = "digits|coloured_digits|mnist|fashion_mnist|svhn|cifar10"
 ARM = r"(SRI|VAE|LVAE|ABP)(-[\w.]+)*"
 GRAMMAR = re.compile(
     rf"mse/({DATA})/{ARM}/(sampled|mean|longer)|frechet/({DATA})/{ARM}"
     rf"|(step_size|best_step_size)/({DATA})/{ARM}/(first|late|final|mse)"
-    rf"|objective/({DATA})/{ARM}/(share=[\d.]+|test/(noisy|noise_free))/(minimizer|left|right)"
+    rf"|objective/({DATA})/{ARM}/(share=[\d.]+|test/(noisy|noise_free|marginal))"
+    r"/(minimizer|minimum|left|right)"
     rf"|inpainting/({DATA})/{ARM}/(scattered|block)/(SRI|mean|nearest)"
     rf"|latents/({DATA})/{ARM}/explained|effect/({DATA})/{ARM}/(ground|label)/layer=\d"
     rf"|time/({DATA})/{ARM}:{ARM}|exact/[\w.=-]+(/[\w.=-]+){{0,3}}"
@@ -74,8 +75,21 @@ def test_what_is_judged() -> None:
     d, sampled = "mse/digits/", "/sampled"
     masks = ["scattered", "block"]
     ladder = "effect/coloured_digits/SRI-L3-s0.2-ladder/"
+    own = "objective/digits/SRI-s0.2/test/"
+    both: dict[str, object] = {"data": ["digits", "mnist"]}
     known: dict[str, tuple[str, dict[str, object], float | None]] = {
         "C1.svhn": ("mse/svhn/VAE/sampled mse/svhn/SRI-s0.05/sampled", {}, None),
+        "C1.cifar10": ("mse/cifar10/VAE/sampled mse/cifar10/SRI-s0.05/sampled", {}, None),
+        "C3.cifar10": (
+            "mse/cifar10/SRI-s0.05/sampled mse/cifar10/SRI-L5-s0.05/sampled",
+            {},
+            None,
+        ),
+        "F7.bound": (f"{own}noisy/minimum {own}marginal/minimum", {}, 5.0),
+        "F7.larger": (f"{own}marginal/minimizer {own}noisy/minimizer", {}, None),
+        "F7.mse": ("mse/{data}/SRI/sampled mse/{data}/SRI-marginal/sampled", both, None),
+        "F7.vae": ("mse/{data}/VAE/sampled mse/{data}/SRI-marginal/sampled", both, None),
+        "F7.frechet": ("frechet/{data}/SRI-marginal frechet/{data}/SRI", both, None),
         "C1.digits": ("mse/digits/VAE/sampled mse/digits/SRI/sampled", {}, None),
         "C1.mnist": ("mse/mnist/VAE/sampled mse/mnist/SRI/sampled", {}, None),
         "C1.fashion_mnist": (
