@@ -20,6 +20,7 @@ _EXPORTS = {
     "langevin_autoencoder_training": "lmcnb.methods.langevin_autoencoder_training",
     "langevin_autoencoder_bounds": "lmcnb.methods.langevin_autoencoder_bounds",
     "short_run": "lmcnb.methods.short_run",
+    "short_run_marginal": "lmcnb.methods.short_run_marginal",
     "short_run_theory": "lmcnb.methods.short_run_theory",
     "short_run_training": "lmcnb.methods.short_run_training",
     "targets": "lmcnb.models.targets",

@@ -71,6 +71,14 @@ def exact_answers(run: Any) -> list[dict[str, Any]]:
         1e-3,
         "1",
     )
+    bounds = exact.own_law(stream("own law"))
+    enter(
+        "bounds of the chain's own divergence: its closed form lies between",
+        {"own_law/outside": bounds["outside"]},
+        4.0,
+        ERRORS,
+    )
+    enter("and they are close, with 1,000 chains", {"own_law/width": bounds["width"]}, 0.05)
     error = exact.likelihood_error(stream("likelihood"))
     enter("importance-sampled log p(x), 20,000 samples", {"likelihood": error}, 0.05)
     errors: dict[str, float] = {}

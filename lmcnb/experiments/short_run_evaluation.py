@@ -228,7 +228,7 @@ def curve(
 def marginal_curve(
     trainer: Trainer, x: Tensor, grid: Sequence[float], stream: torch.Generator
 ) -> list[Objective]:
-    """The bound of the own law's J(s) on the grid, images x `(n, pixels)`, with shared draws."""
+    """The marginal bound on the grid, images x `(n, pixels)`, with shared draws."""
     t = trainer.training
     z, noise = draw((t.search_chains, len(x), t.dim), t.steps, stream, x.dtype)
     with torch.no_grad():

@@ -23,6 +23,7 @@ from lmcnb.methods.short_run import (
     short_run,
     transport,
 )
+from lmcnb.methods.short_run_marginal import marginal_bounds
 from lmcnb.methods.short_run_theory import divergences, fixed_points, minimizer
 from lmcnb.models.linear_gaussian import LinearGaussian
 from lmcnb.models.observed import LogJoint, log_joint
@@ -176,6 +177,24 @@ def likelihood_error(
     case, s = reference(), step_size
     bound = log_likelihood(case.log_joint, 2, s, STEPS, samples, stream)
     return float(bound.value[0]) - case.log_marginal
+
+
+def own_law(stream: torch.Generator, chains: int = 1000, repeats: int = 20) -> dict[str, float]:
+    """The bounds of the chain's own divergence at the reference instance, s = 0.33.
+
+    `outside`: by how many standard errors the closed form lies outside them; `width`: nats between.
+    """
+    case, s = reference(), 0.33
+    known = divergences(case.precision, case.mean, s, STEPS).marginal
+    found = []
+    for _ in range(repeats):
+        z, noise = draw((chains, 1, 2), STEPS, stream, F64)
+        own = marginal_bounds(case.log_joint, z, s, STEPS, noise)
+        found.append((own.lower, own.upper))
+    ends = torch.tensor(found, dtype=F64) + case.log_marginal
+    mean, se = ends.mean(0), ends.std(0) / math.sqrt(repeats)
+    beyond = torch.stack([(mean[0] - known) / se[0], (known - mean[1]) / se[1]])
+    return {"outside": max(0.0, float(beyond.max())), "width": float(mean[1] - mean[0])}
 
 
 # ---- one dimension, not linear, by quadrature

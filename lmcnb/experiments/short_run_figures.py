@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,11 +18,12 @@ from lmcnb.methods import short_run_theory as theory
 
 Arrays = dict[str, Any]
 Result = dict[str, Any]
+SHOWN = ["VAE", "LVAE-L3", "SRI", "SRI-marginal", "SRI-s0.2", "SRI-s0.1", "SRI-L3", "ABP-s0.1"]
 STEP_SIZES = ("SRI", "SRI-gradient", "SRI-marginal", "SRI-L3")  # arms of that figure
 CURVES = {
     "frozen": ("J(s): noise taken as given", "#D55E00", "-"),
     "noise_free": ("noise-free chain", "#0072B2", "--"),
-    "marginal": ("the noisy chain's own law", "#009E73", "-"),
+    "marginal": ("the noisy chain's marginal law", "#009E73", "-"),
 }
 
 
@@ -160,7 +161,7 @@ def step_size(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
 def learning_curves(
     results: Sequence[Result], dataset: str, arms: Sequence[str]
 ) -> tuple[Any, Arrays]:
-    """Test error against updates and against processor time."""
+    """Test error against epochs and against processor time; bands: the range over seeds."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.4), sharey=True)
     arrays: Arrays = {}
     grouped = by_arm([r for r in results if r["dataset"] == dataset])
@@ -173,11 +174,11 @@ def learning_curves(
         seconds = np.array([[p["seconds"] for p in r["curve"]] for r in own]).mean(0)
         epoch = np.array([p["epoch"] for p in own[0]["curve"]])
         label = f"{shown(arm)} ({len(own)} seed{'s' * (len(own) > 1)})"
-        for ax, x in ((left, epoch), (right, seconds)):
+        for ax, x, of in ((left, epoch, mse), (right, seconds[1:], mse[:, 1:])):  # log axis
             ax.plot(
-                x, mse.mean(0), look.line, color=look.color, marker=look.marker, ms=3, label=label
+                x, of.mean(0), look.line, color=look.color, marker=look.marker, ms=3, label=label
             )
-            ax.fill_between(x, mse.min(0), mse.max(0), color=look.color, alpha=0.2, lw=0)
+            ax.fill_between(x, of.min(0), of.max(0), color=look.color, alpha=0.2, lw=0)
         arrays |= {f"{arm}/epoch": epoch, f"{arm}/seconds": seconds, f"{arm}/mse": mse}
     left.set_xlabel("epoch")
     right.set_xlabel("processor time (s)")
@@ -282,13 +283,18 @@ def layers(results: Sequence[Result], arm: str) -> tuple[Any, Arrays]:
     return fig, arrays
 
 
-def ablation(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
-    """Test error, Frechet distance and chosen s against the number of steps K."""
-    grouped = by_arm([r for r in results if r["dataset"] == dataset])
+def by_steps(results: Sequence[Result], dataset: str) -> dict[int, list[Result]]:
+    """Cells of one layer with s chosen by grid, by the number of steps K."""
     found = {}
-    for (_, arm), own in grouped.items():
+    for (_, arm), own in by_arm([r for r in results if r["dataset"] == dataset]).items():
         if arm == "SRI" or (arm.startswith("SRI-K") and arm[5:].isdigit()):
             found[25 if arm == "SRI" else int(arm[5:])] = own
+    return found
+
+
+def ablation(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
+    """Test error, Frechet distance and chosen s against the number of steps K."""
+    found = by_steps(results, dataset)
     steps = np.array(sorted(found))
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.1))
     arrays: Arrays = {"K": steps}
@@ -310,6 +316,41 @@ def ablation(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
         ax.set_ylabel(label)
         arrays |= {f"{label}/mean": mean, f"{label}/se": se}
     return fig, arrays
+
+
+class Drawn(NamedTuple):
+    """A figure with its name, arrays and alternative text."""
+
+    name: str
+    figure: Any
+    arrays: Arrays
+    alt: str
+
+
+def of_longer_profiles(results: Sequence[Result], first: str) -> Iterator[Drawn]:
+    """What there is beyond the quick profile: K, layers drawn anew, data sets after the first."""
+    if len(by_steps(results, first)) > 1:
+        alt = "Test error, Fréchet distance and the chosen step size against the number of steps K."
+        yield Drawn("ablation", *ablation(results, first), alt)
+    for arm in sorted({r["arm"] for r in results if "layers" in r.get("pictures", {})}):
+        alt = "Generated coloured digits; in every row of a panel one layer's noise is drawn anew: "
+        alt += shown(arm)
+        yield Drawn(f"layers_{arm}", *layers(results, arm), alt)
+    for dataset in dict.fromkeys(r["dataset"] for r in results):
+        if dataset in (first, "coloured_digits"):
+            continue
+        alt = f"{dataset}: test error of every model against epochs, and against processor time."
+        drawn = learning_curves(results, dataset, SHOWN)
+        yield Drawn(f"learning_curves_{dataset}", *drawn, alt)
+        if any("objective" in p for r in results if r["dataset"] == dataset for p in r["curve"]):
+            alt = f"{dataset}: J(s) at several epochs of training."
+            drawn = objective_by_epoch(results, dataset)
+            yield Drawn(f"objective_by_epoch_{dataset}", *drawn, alt)
+        if any(r["searches"] for r in results if r["dataset"] == dataset):
+            alt = f"{dataset}: the chosen step size against the epoch."
+            yield Drawn(f"step_size_{dataset}", *step_size(results, dataset), alt)
+        alt = f"{dataset}: test images, reconstructions and generated images."
+        yield Drawn(f"pictures_{dataset}", *pictures(results, dataset, SHOWN), alt)
 
 
 def _show(ax: Any, image: np.ndarray) -> None:

@@ -132,7 +132,7 @@ def objective_table(results: Sequence[Result], arm: str, dataset: str) -> list[d
     own = [r for r in results if (r["dataset"], r["arm"]) == (dataset, arm) and "sweep_noisy" in r]
     if not own:
         return []
-    given, free, own_law = (
+    given, free, marginal = (
         {round(p["s"], 9): p for p in own[0].get(f"sweep_{kind}", [])}
         for kind in ("noisy", "noise_free", "marginal")
     )
@@ -149,12 +149,12 @@ def objective_table(results: Sequence[Result], arm: str, dataset: str) -> list[d
             "s": s,
             "J, noise given": value(given, s),
             "J, noise-free chain": value(free, s),
-            "own law, upper bound": value(own_law, s),
+            "marginal bound": value(marginal, s),
             "smallest eigenvalue": given.get(s, {}).get("smallest"),
             "negative (%)": 100 * given[s]["negative"] if s in given else None,
             "test error": errors.get(s),
         }
-        for s in sorted(given.keys() | own_law.keys())
+        for s in sorted(given.keys() | marginal.keys())
     ]
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lmcnb.errors import UsageError
+from lmcnb.models.conv_generators import ConvLadderEncoder, FiveLayer
 from lmcnb.models.encoders import LadderEncoder
 from lmcnb.models.gaussian import LOG_2_PI, kl_to_standard
 from lmcnb.models.top_down import TopDown
@@ -30,8 +31,9 @@ def negative_elbo(
     """-ELBO of every image, `(n)`, one reparameterized sample.
 
     Args:
-        generator: g; of a `LadderEncoder` a `TopDown` with stochastic layers.
-        encoder: gives mean and standard deviation `(n, dim)`, as `Encoder`; or a `LadderEncoder`.
+        generator: g; of a ladder a `TopDown` or `FiveLayer` with stochastic layers.
+        encoder: gives mean and standard deviation `(n, dim)`, as `Encoder`, or those of every
+            layer, as `LadderEncoder`.
         x: images `(n, pixels)`.
         noise: standard normal, `(n, dim)`.
         sigma: standard deviation of a pixel's noise.
@@ -53,10 +55,10 @@ def reconstruct(
     generator: nn.Module, encoder: nn.Module, x: Tensor, noise: Tensor
 ) -> Reconstruction:
     """One z from q and its image; zero noise gives q's means."""
-    if isinstance(encoder, LadderEncoder):
-        if not isinstance(generator, TopDown) or generator.variant == "ladder":
+    if isinstance(encoder, LadderEncoder | ConvLadderEncoder):
+        if not isinstance(generator, TopDown | FiveLayer) or generator.variant == "ladder":
             raise UsageError(
-                "a ladder VAE needs a TopDown generator whose layers have a density "
+                "a ladder VAE needs a TopDown or FiveLayer generator whose layers have a density "
                 "(variant 'gaussian' or 'wide')"
             )
         return _ladder(generator, encoder, x, noise)
@@ -65,7 +67,12 @@ def reconstruct(
     return Reconstruction(generator(z), kl_to_standard(mean, std), z)
 
 
-def _ladder(generator: TopDown, encoder: LadderEncoder, x: Tensor, noise: Tensor) -> Reconstruction:
+def _ladder(
+    generator: TopDown | FiveLayer,
+    encoder: LadderEncoder | ConvLadderEncoder,
+    x: Tensor,
+    noise: Tensor,
+) -> Reconstruction:
     h: Tensor | None = None
     kl = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     z = []
@@ -85,4 +92,4 @@ def _ladder(generator: TopDown, encoder: LadderEncoder, x: Tensor, noise: Tensor
         z.append((u - mean) / std)
         h = generator.feature(i, u, h)
     assert h is not None
-    return Reconstruction(torch.tanh(generator.out(h)), kl, torch.cat(z, -1))
+    return Reconstruction(generator.image(h), kl, torch.cat(z, -1))

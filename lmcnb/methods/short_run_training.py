@@ -32,7 +32,13 @@ from lmcnb.methods.short_run import Search, draw, gradient_search, grid_search, 
 from lmcnb.methods.short_run_baselines import negative_elbo
 from lmcnb.methods.short_run_graph import CapturedChain
 from lmcnb.methods.short_run_marginal import marginal_search
-from lmcnb.models.conv_generators import PIXELS, ConvEncoder, FiveLayer, OneLayer
+from lmcnb.models.conv_generators import (
+    PIXELS,
+    ConvEncoder,
+    ConvLadderEncoder,
+    FiveLayer,
+    OneLayer,
+)
 from lmcnb.models.encoders import Encoder, LadderEncoder
 from lmcnb.models.observed import log_joint
 from lmcnb.models.top_down import TopDown, Variant
@@ -417,16 +423,19 @@ def networks(
         UsageError: a combination that there is not.
     """
     if t.network == "conv":
-        if pixels != PIXELS or t.method == "LVAE" or t.variant == "ladder":
+        one = len(t.latent) == 1
+        if pixels != PIXELS or t.variant == "ladder" or (one and t.method == "LVAE"):
             raise UsageError(
-                f"network='conv': made for images of {PIXELS} values (here {pixels}), methods SRI, "
-                f"ABP and VAE (here {t.method}) and layers gaussian or wide (here {t.variant})"
+                f"network='conv': made for images of {PIXELS} values (here {pixels}), layers "
+                f"gaussian or wide (here {t.variant}), and of an LVAE two layers or more (here "
+                f"{len(t.latent)})"
             )
-        conv: nn.Module
-        if len(t.latent) == 1:
-            conv = OneLayer(stream, t.dim, 2 * t.width)
+        if one:
+            conv: nn.Module = OneLayer(stream, t.dim, 2 * t.width)
         else:
             conv = FiveLayer(stream, t.latent, t.width, variant=t.variant)
+        if t.method == "LVAE":
+            return conv, ConvLadderEncoder(t.latent, stream, t.width)
         return conv, ConvEncoder(t.dim, stream) if t.method == "VAE" else None
     generator = TopDown(t.latent, pixels, t.width, stream, variant=t.variant)
     if t.method == "VAE":

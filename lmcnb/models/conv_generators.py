@@ -120,9 +120,9 @@ class Stochastic(nn.Module):
         self.variant: Variant = variant
         self.mean, self.raw = (Head(channels, dim, generator) for _ in range(2))
 
-    def forward(self, h: Tensor, z: Tensor) -> Tensor:
-        """`(n, dim)`."""
-        return self.mean(h) + deviation(self.raw(h), self.variant)[0] * z
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of u given the features above, `(n, dim)` each."""
+        return self.mean(h), deviation(self.raw(h), self.variant)[0]
 
 
 class FiveLayer(nn.Module):
@@ -156,7 +156,7 @@ class FiveLayer(nn.Module):
             )
         if variant not in ("gaussian", "wide"):
             raise UsageError(f"variant={variant!r}: gaussian or wide is needed")
-        self.latent, self.dim = tuple(latent), sum(latent)
+        self.latent, self.dim, self.variant = tuple(latent), sum(latent), variant
         self.project = nn.ModuleList(Projection(d, channels, generator) for d in latent)
         self.deterministic = nn.ModuleList(Deterministic(channels, generator) for _ in latent)
         self.stochastic = nn.ModuleList(
@@ -170,11 +170,26 @@ class FiveLayer(nn.Module):
         flat = z.reshape(-1, self.dim)
         h: Tensor | None = None
         for i, own in enumerate(flat.split(self.latent, -1)):
-            u = own if h is None else self.stochastic[i - 1](h, own)
-            new = self.deterministic[i](self.project[i](u))
-            h = new if h is None else new + h
+            u = own
+            if h is not None:
+                mean, std = self.conditional(i, h)
+                u = mean + std * own
+            h = self.feature(i, u, h)
         assert h is not None
-        return torch.tanh(self.out(self.last(h))).reshape(*z.shape[:-1], PIXELS)
+        return self.image(h).reshape(*z.shape[:-1], PIXELS)
+
+    def feature(self, i: int, u: Tensor, above: Tensor | None) -> Tensor:
+        """h of layer i (from 0) from its latent u and the features above."""
+        h = self.deterministic[i](self.project[i](u))
+        return h if above is None else h + above
+
+    def conditional(self, i: int, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latent u of layer i given the features above."""
+        return self.stochastic[i - 1](h)
+
+    def image(self, h: Tensor) -> Tensor:
+        """Images `(n, 3072)` of the last features."""
+        return torch.tanh(self.out(self.last(h))).flatten(1)
 
 
 class OneLayer(nn.Module):
@@ -240,3 +255,25 @@ class ConvEncoder(nn.Module):
         for layer in self.layers:
             h = gelu(layer(h))
         return mean_and_std(self.head(h.flatten(1)))
+
+
+class ConvLadderEncoder(nn.Module):
+    """The upward pass of a ladder VAE for `FiveLayer`, of the same blocks."""
+
+    def __init__(
+        self, latent: Sequence[int], generator: torch.Generator, channels: int = 64
+    ) -> None:
+        super().__init__()
+        first = nn.utils.skip_init(nn.Conv2d, 3, channels, 4, stride=2, padding=1)
+        self.first = drawn(first, generator)
+        self.up = nn.ModuleList(Deterministic(channels, generator) for _ in latent)
+        self.head = nn.ModuleList(Head(channels, 2 * d, generator) for d in latent)
+
+    def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of every layer's term, from the top to the bottom."""
+        h = gelu(self.first(x.view(-1, 3, SIDE, SIDE)))
+        found: list[tuple[Tensor, Tensor]] = []
+        for up, head in zip(self.up, reversed(self.head), strict=True):
+            h = up(h)
+            found.append(mean_and_std(head(h)))
+        return found[::-1]

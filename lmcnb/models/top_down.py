@@ -81,6 +81,10 @@ class TopDown(nn.Module):
             u = own if h is None else self.below(i, h, own)
             h = self.feature(i, u, h)
         assert h is not None
+        return self.image(h)
+
+    def image(self, h: Tensor) -> Tensor:
+        """Images `(..., pixels)` of the last features."""
         return torch.tanh(self.out(h))
 
     def feature(self, i: int, u: Tensor, above: Tensor | None) -> Tensor:

@@ -466,7 +466,7 @@ def test_tables_and_sanity(finished: tuple[FakeRun, list[dict[str, Any]]]) -> No
     }
     swept = report.objective_table(results, "SRI-s0.2", "digits")
     assert [r["s"] for r in swept] == [0.05, 0.1, 0.2, 0.4, 0.8]
-    assert swept[0]["own law, upper bound"] is None
+    assert swept[0]["marginal bound"] is None
     assert swept[4]["J, noise given"] is None
     assert all(r["test error"] for r in swept)
     assert report.sanity(results)[-1] == "diverged runs: 0"

@@ -105,3 +105,10 @@ def test_a_chain_that_explodes_is_unusable_and_a_kink_is_not() -> None:
     assert marginal_search(kinked, z, [0.1, 0.3], 5, noise[:5]).step_size is not None
     with pytest.raises(UsageError, match="grid"):
         marginal_search(case.log_joint, z, [], 4, noise)
+
+
+def test_the_notebooks_check_of_the_bounds() -> None:
+    found = exact.own_law(torch.Generator().manual_seed(3))
+    assert found["outside"] < 4
+    assert 0 < found["width"] < 0.05
+    assert exact.own_law(torch.Generator().manual_seed(3), 20, 100)["width"] > 0.1

@@ -117,6 +117,11 @@ def test_what_is_judged() -> None:
             None,
         ),
         "C4.svhn": ("mse/svhn/LVAE-L5/sampled mse/svhn/SRI-L5-s0.05/sampled", {}, None),
+        "C4.cifar10": (
+            "mse/cifar10/LVAE-L5/sampled mse/cifar10/SRI-L5-s0.05/sampled",
+            {},
+            None,
+        ),
         "C4.layers": (
             "mse/{data}/LVAE-L3/sampled mse/{data}/SRI-L3/sampled",
             {"data": ["digits", "mnist"]},
