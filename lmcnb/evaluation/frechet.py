@@ -39,6 +39,8 @@ def frechet_gaussians(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tens
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    if not bool(torch.isfinite(distance)):
+        raise UsageError("means or covariances: not finite, or so large that their distance is not")
     return max(0.0, float(distance))
 
 

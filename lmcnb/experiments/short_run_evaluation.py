@@ -21,7 +21,7 @@ from lmcnb.evaluation.frechet import frechet_distance
 from lmcnb.experiments.short_run_cells import read
 from lmcnb.methods.short_run import Objective, draw, objective, short_run
 from lmcnb.methods.short_run_baselines import reconstruct
-from lmcnb.methods.short_run_marginal import marginal_search
+from lmcnb.methods.short_run_marginal import Bracket, marginal_bounds
 from lmcnb.methods.short_run_training import Trainer, in_float64, to_unit
 from lmcnb.models.observed import Generator, checked_mask, log_joint
 
@@ -205,9 +205,10 @@ def fills(train: Tensor, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
 
 def hidden_error(a: Tensor, x: Tensor, mask: Tensor) -> dict[str, Any]:
-    """Squared error a hidden pixel, with its standard error over images."""
+    """Squared error a hidden pixel, with its standard error over images that have one."""
     hidden = 1 - mask
-    own = ((a - x).square() * hidden).sum(-1).double() / hidden.sum(-1).clamp(min=1)
+    some = hidden.sum(-1) > 0
+    own = ((a - x).square() * hidden)[some].sum(-1).double() / hidden[some].sum(-1)
     return {"value": float(own.mean()), "se": float(own.std()) / math.sqrt(len(own)), "n": len(own)}
 
 
@@ -228,25 +229,29 @@ def curve(
 
 def marginal_curve(
     trainer: Trainer, x: Tensor, grid: Sequence[float], stream: torch.Generator
-) -> list[Objective]:
-    """The marginal bound on the grid, images x `(n, pixels)`, with shared draws."""
+) -> list[tuple[float, Bracket]]:
+    """Both ends of the marginal J(s) on the grid, images x `(n, pixels)`, with shared draws."""
     t = trainer.training
     z, noise = draw((t.search_chains, len(x), t.dim), t.steps, stream, x.dtype)
     with torch.no_grad():
         target = log_joint(trainer.generator, x, t.sigma)
-        return marginal_search(target, z, grid, t.steps, noise).visited
+        return [(s, marginal_bounds(target, z, s, t.steps, noise)) for s in grid]
 
 
 def error_by_step_size(
     trainer: Trainer, x: Tensor, grid: Sequence[float], stream: torch.Generator
-) -> list[float]:
-    """Test error of one chain an image for every step size of the grid, with the same draws."""
+) -> list[float | None]:
+    """Test error of one chain an image for every step size of the grid, with the same draws.
+
+    None where the chain is not finite.
+    """
     t = trainer.training
     z, noise = draw((len(x), t.dim), t.steps, stream, x.dtype)
     target = log_joint(trainer.generator, x, t.sigma)
     with torch.no_grad():
         ends = [short_run(target, z, s, t.steps, noise) for s in grid]
-        return [float((trainer.generator(e) - x).square().mean()) for e in ends]
+        errors = [float((trainer.generator(e) - x).square().mean()) for e in ends]
+    return [e if math.isfinite(e) else None for e in errors]
 
 
 def rounded(values: Tensor) -> list[float]:

@@ -23,7 +23,7 @@ from lmcnb.methods.short_run import (
     short_run,
     transport,
 )
-from lmcnb.methods.short_run_marginal import marginal_bounds
+from lmcnb.methods.short_run_marginal import marginal_bounds, marginal_search
 from lmcnb.methods.short_run_theory import divergences, fixed_points, minimizer
 from lmcnb.models.linear_gaussian import LinearGaussian
 from lmcnb.models.observed import LogJoint, log_joint
@@ -140,7 +140,7 @@ def moments(stream: torch.Generator, draws: int) -> dict[str, float]:
 def searches(stream: torch.Generator, draws: int = 60) -> dict[str, float]:
     """Gradient search against the closed-form minimizers, with and without noise.
 
-    z_0 and noise are antithetic and whitened to exact moments, so that the Monte-Carlo objective is
+    z_0 and noise are centred and whitened to exact moments, so that the Monte-Carlo objective is
     the closed form itself: J of a linear-Gaussian model depends on the draws' second moments alone.
     """
     case = reference()
@@ -195,6 +195,29 @@ def own_law(stream: torch.Generator, chains: int = 1000, repeats: int = 20) -> d
     mean, se = ends.mean(0), ends.std(0) / math.sqrt(repeats)
     beyond = torch.stack([(mean[0] - known) / se[0], (known - mean[1]) / se[1]])
     return {"outside": max(0.0, float(beyond.max())), "width": float(mean[1] - mean[0])}
+
+
+def bound_in_many_dimensions(stream: torch.Generator, chains: int = 64) -> dict[str, float]:
+    """Where the marginal bound is least over where the marginal divergence is: looseness, shown.
+
+    16 dimensions of precision 10, K = 25, 32 images of the model: x = 3 z + N(0, I). `step_size`:
+    ratio of the minimizers; `excess`: nats from the bound's least value down to the exact
+    divergence at the same step size.
+    """
+    dim, images, steps = 16, 32, 25
+    z = torch.randn(images, dim, generator=stream, dtype=F64)
+    x = 3 * z + torch.randn(images, dim, generator=stream, dtype=F64)
+    target = LogJoint(lambda v: 3 * v, x, 1.0)
+    log_marginal = float((-0.5 * (x.square() / 10 + math.log(20 * math.pi))).sum(-1).mean())
+    start, noise = draw((chains, images, dim), steps, stream, F64)
+    grid = [0.01 * i for i in range(8, 45)]
+    found = marginal_search(target, start, grid, steps, noise)
+    lam = torch.full((dim,), 10.0, dtype=F64)
+    s, least = min((o.value or math.inf, o.step_size) for o in found.visited)[::-1]
+    assert isinstance(s, float)
+    exactly = divergences(lam, None, s, steps).marginal
+    known = minimizer("marginal", lam, None, steps, STEEP)[0]
+    return {"step_size": s / known, "excess": least + log_marginal - exactly}
 
 
 # ---- one dimension, not linear, by quadrature
@@ -363,6 +386,16 @@ def root_errors() -> dict[str, float]:
         stable = [w for w, good in fixed_points(DATA, NOISE, s, 25, noisy) if good]
         found[f"root/{'noisy' if noisy else 'noise_free'}/s={s}/K=25"] = stable[-1] - root
     return found
+
+
+def distances() -> dict[str, float]:
+    """From the noisy chain's root to the maximum-likelihood weight, as the chain becomes exact."""
+    return {
+        f"distance/s={s}/K={steps}": abs(
+            fixed_points(DATA, NOISE, s, steps, True)[0][0] - math.sqrt(DATA - NOISE)
+        )
+        for s, steps in ((0.1, 100), (0.1, 400), (0.05, 2000))
+    }
 
 
 def likelihood_limit() -> float:

@@ -7,6 +7,7 @@ the same network starts with the same generator and sees the images in the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,15 @@ from lmcnb.lab.pool import map_cells, report
 from lmcnb.lab.randomness import generator
 from lmcnb.lab.training import fit
 from lmcnb.methods.short_run import Objective
-from lmcnb.methods.short_run_training import Streams, Trainer, doubled, spaced, to_unit
+from lmcnb.methods.short_run_marginal import Bracket
+from lmcnb.methods.short_run_training import (
+    Streams,
+    Trainer,
+    Training,
+    doubled,
+    spaced,
+    to_unit,
+)
 from lmcnb.models.top_down import TopDown
 from lmcnb.papers.short_run import by_name
 
@@ -121,11 +130,25 @@ def gradients(cell: ImageCell, trainer: Trainer) -> int:
     return trainer.done * t.batch * t.steps if t.method in ("SRI", "ABP") else 0
 
 
+def compared(t: Training) -> bool:
+    """Whether a test image also gets longer chains: persistent ones, and those beside them."""
+    return t.method == "ABP" or (t.method == "SRI" and t.search == "none" and t.noisy)
+
+
 def judged(o: Objective) -> dict[str, Any]:
     """A point of a curve J(s), as it is kept; without eigenvalues where there were none."""
     point = {"s": o.step_size, "value": o.value, "se": o.se}
     if o.negative == o.negative:
         point |= {"smallest": o.smallest, "negative": o.negative}
+    return point
+
+
+def both_ends(s: float, found: Bracket) -> dict[str, Any]:
+    """A point of the marginal bound's curve, as it is kept."""
+    point: dict[str, Any] = {"s": s, "value": found.upper, "se": found.upper_se}
+    point["lower"] = found.lower
+    if not all(math.isfinite(v) for v in point.values()):
+        point |= {"value": None, "se": None, "lower": None}
     return point
 
 
@@ -149,13 +172,13 @@ def evaluate(cell: ImageCell, trainer: Trainer, train: Tensor, test: Tensor) -> 
         "latents": measure.latents(trainer, spaced(x, 100), stream("latents")),
         "pictures": {"test": hierarchy.as_levels(few), "reconstructed": hierarchy.as_levels(shown)},
     }
-    if t.method == "ABP":
-        longer = []
+    if compared(t):
+        longer, some = [], spaced(x, WATCHED)
         with torch.no_grad():
-            for part in x.split(measure.AT_ONCE):
+            for part in some.split(measure.AT_ONCE):
                 z = measure.infer(trainer, part, stream("test"), images.persistent_test)[0]
                 longer.append(trainer.generator(z))
-        found["mse"]["longer"] = measure.squared_error(torch.cat(longer), x)
+        found["mse"]["longer"] = measure.squared_error(torch.cat(longer), some)
     made = trainer.generator.cpu()
     found["frechet"] = measure.synthesis(
         made, cell.dataset, t.dim, images.samples, images.classifiers, stream("samples", "cpu")
@@ -174,8 +197,8 @@ def evaluate(cell: ImageCell, trainer: Trainer, train: Tensor, test: Tensor) -> 
             found[f"sweep_{name}"] = [judged(o) for o in own]
         twice = doubled(grid)
         if t.noisy:
-            own = measure.marginal_curve(trainer, judged_on, twice, stream("marginal"))
-            found["sweep_marginal"] = [judged(o) for o in own]
+            ends = measure.marginal_curve(trainer, judged_on, twice, stream("marginal"))
+            found["sweep_marginal"] = [both_ends(s, b) for s, b in ends]
         both = sorted({*grid, *twice})
         errors = measure.error_by_step_size(trainer, spaced(x, WATCHED), both, stream("by s"))
         found["error_by_step_size"] = dict(zip(map(str, both), errors, strict=True))

@@ -12,109 +12,116 @@ from typing import Any
 
 Result = dict[str, Any]
 SQUARE = "1"  # squared pixel value, [-1, 1] scale
+UNSTABLE = 4.0  # a latent whose variance given the image exceeds the prior's this many times
 
 
 def images(run: Any, results: Sequence[Result]) -> None:
-    """Enter every cell: errors, distances, step sizes, curves J(s), latents, inpainting, costs."""
-    for r in results:
+    """Enter every cell: errors, distances, step sizes, curves J(s), latents, inpainting, costs.
+
+    A cell that diverged enters every metric that its siblings of other seeds have, as diverged.
+    """
+    found = [{} if lost(r) else entries(r) for r in results]
+    for r, own in zip(results, found, strict=True):
         name, seed = f"{r['dataset']}/{r['arm']}", r["seed"]
         run.count("gradient evaluations of U", r["gradients"])
-        lost = r["diverged_at"] is not None
-        note = f"diverged at update {r['diverged_at']:,}" if lost else None
-        about = {"seed": seed, "diverged": lost, "note": note}
-        kinds = ["sampled", "mean"] + (["longer"] if r["arm"].startswith("ABP") else [])
-        for kind in kinds:
-            own = {} if lost else r["mse"][kind]
-            run.metric(
-                f"mse/{name}/{kind}",
-                own.get("value"),
-                se=own.get("se"),
-                n=own.get("n"),
-                unit=SQUARE,
-                split="test",
-                **about,
-            )
-        if lost:
+        if not lost(r):
+            for metric, entry in own.items():
+                run.metric(metric, seed=seed, **entry)
             continue
-        _synthesis(run, name, seed, r["frechet"])
-        run.metric(f"seconds/{name}", r["seconds"], unit="s", **about)
-        _latents(run, name, seed, r["latents"])
-        _step_size(run, name, r)
-        for mask, own in r.get("inpainting", {}).items():
-            for what, e in own.items():
-                run.metric(
-                    f"inpainting/{name}/{mask}/{what}",
-                    e["value"],
-                    se=e["se"],
-                    n=e["n"],
-                    unit=SQUARE,
-                    split="test",
-                    **about,
-                )
-        for attribute, shares in r.get("effects", {}).items():
-            for layer, share in enumerate(shares, start=1):
-                run.metric(f"effect/{name}/{attribute}/layer={layer}", share, unit="1", seed=seed)
+        units = {f"mse/{name}/{kind}": SQUARE for kind in ("sampled", "mean")}
+        units |= {f"frechet/{name}": "1", f"latents/{name}/explained": "1"}
+        for r2, theirs in zip(results, found, strict=True):
+            if (r2["dataset"], r2["arm"]) == (r["dataset"], r["arm"]):
+                units |= {metric: entry["unit"] for metric, entry in theirs.items()}
+        note = f"diverged at update {r['diverged_at']:,}"
+        for metric, unit in units.items():
+            run.metric(metric, None, seed=seed, unit=unit, diverged=True, note=note)
     floors = {(r["dataset"], r["seed"]): r["frechet"]["floor"] for r in results if "frechet" in r}
     for (dataset, seed), floor in floors.items():
         run.metric(f"frechet_floor/{dataset}", fmean(floor), seed=seed, unit="1")
     _pairs(run, results)
 
 
-def _synthesis(run: Any, name: str, seed: int, own: Result) -> None:
-    about = {"seed": seed, "unit": "1", "split": own["reference"], "n": own["n"][0]}
-    run.metric(
-        f"frechet/{name}", fmean(own["classifier"]), estimator="features of classifiers", **about
-    )
-    run.metric(f"frechet_pixels/{name}", own["pixels"], estimator="pixels", **about)
+def lost(r: Result) -> bool:
+    """Whether a cell diverged."""
+    return r["diverged_at"] is not None
 
 
-def _latents(run: Any, name: str, seed: int, own: Result) -> None:
-    run.metric(f"latents/{name}/explained", max(own["explained"]), seed=seed, unit="1")
-    run.metric(f"latents/{name}/collapsed", float(own["collapsed"]), seed=seed, unit="1")
+def entries(r: Result) -> dict[str, dict[str, Any]]:
+    """All metrics of a cell that did not diverge, but those that need another cell."""
+    name = f"{r['dataset']}/{r['arm']}"
+    found: dict[str, dict[str, Any]] = {}
+    for kind, e in r["mse"].items():
+        found[f"mse/{name}/{kind}"] = {**e, "unit": SQUARE, "split": "test"}
+    own = r["frechet"]
+    about = {"unit": "1", "split": own["reference"], "n": own["n"][0]}
+    value, kind = fmean(own["classifier"]), "features of classifiers"
+    found[f"frechet/{name}"] = {"value": value, "estimator": kind, **about}
+    found[f"frechet_pixels/{name}"] = {"value": own["pixels"], "estimator": "pixels", **about}
+    found[f"seconds/{name}"] = {"value": r["seconds"], "unit": "s"}
+    explained = max(r["latents"]["explained"])
+    found[f"latents/{name}/explained"] = {"value": explained, "unit": "1"}
+    collapsed = float(r["latents"]["collapsed"])
+    found[f"latents/{name}/collapsed"] = {"value": collapsed, "unit": "1"}
+    found |= _step_size(name, r)
+    for mask, filled in r.get("inpainting", {}).items():
+        for what, e in filled.items():
+            found[f"inpainting/{name}/{mask}/{what}"] = {**e, "unit": SQUARE, "split": "test"}
+    for attribute, shares in r.get("effects", {}).items():
+        for layer, share in enumerate(shares, start=1):
+            found[f"effect/{name}/{attribute}/layer={layer}"] = {"value": share, "unit": "1"}
+    return found
 
 
-def _step_size(run: Any, name: str, r: Result) -> None:
+def _step_size(name: str, r: Result) -> dict[str, dict[str, Any]]:
     """s at the end; where it was chosen also the first, and a mean of the last third of choices."""
-    seed = r["seed"]
+    values: dict[str, float] = {}
+    found: dict[str, dict[str, Any]] = {}
     if r["gradients"]:
-        run.metric(f"step_size/{name}/final", r["step_size"], seed=seed, unit="1")
+        values[f"step_size/{name}/final"] = r["step_size"]
     chosen = [c["step_size"] for c in r["searches"] if c["step_size"] is not None]
     if chosen:
-        last = chosen[-max(1, len(chosen) // 3) :]
-        run.metric(f"step_size/{name}/first", chosen[0], seed=seed, unit="1")
-        run.metric(f"step_size/{name}/late", fmean(last), seed=seed, unit="1")
+        late = fmean(chosen[-max(1, len(chosen) // 3) :])
+        values[f"step_size/{name}/first"] = chosen[0]
+        values[f"step_size/{name}/late"] = late
+        values[f"step_size/{name}/kept"] = late / chosen[0]
     for point in r["curve"]:
         if "objective" in point:
-            share = f"share={point['epoch'] / r['curve'][-1]['epoch']:.2f}"
-            _bowl(run, f"objective/{name}/{share}", seed, point["objective"])
+            last = point is r["curve"][-1]
+            share = 1.0 if last else point["epoch"] / r["curve"][-1]["epoch"]
+            found |= _bowl(f"objective/{name}/share={share:.2f}", point["objective"])
     for kind in ("noisy", "noise_free", "marginal"):
         if f"sweep_{kind}" in r:
-            _bowl(run, f"objective/{name}/test/{kind}", seed, r[f"sweep_{kind}"])
-    errors = r.get("error_by_step_size")
+            found |= _bowl(f"objective/{name}/test/{kind}", r[f"sweep_{kind}"])
+    errors = {s: e for s, e in r.get("error_by_step_size", {}).items() if e is not None}
     if errors:
-        best = min(errors, key=lambda s: errors[s])
-        run.metric(f"best_step_size/{name}/mse", float(best), seed=seed, unit="1")
+        values[f"best_step_size/{name}/mse"] = float(min(errors, key=lambda s: errors[s]))
+    return {k: {"value": v, "unit": "1"} for k, v in values.items()} | found
 
 
-def _bowl(run: Any, name: str, seed: int, points: Sequence[Result]) -> None:
+def _bowl(name: str, points: Sequence[Result]) -> dict[str, dict[str, Any]]:
     """Where J(s) is least among usable steps, and by how much both ends are above it.
 
-    The right end counts as above where larger steps are unusable: they are past injectivity.
+    The ends are the least and the largest usable step size; of the marginal bound also its lower
+    end at the minimizer, below which the divergence cannot lie.
     """
     usable = [p for p in points if p["value"] is not None]
     if not usable:
-        return
+        return {}
     best = min(usable, key=lambda p: p["value"])
-    run.metric(f"{name}/minimizer", best["s"], seed=seed, unit="1")
-    run.metric(f"{name}/minimum", best["value"], se=best["se"], seed=seed, unit="nats")
-    run.metric(f"{name}/left", usable[0]["value"] - best["value"], seed=seed, unit="nats")
-    run.metric(f"{name}/right", usable[-1]["value"] - best["value"], seed=seed, unit="nats")
-    run.metric(f"{name}/unusable", len(points) - len(usable), seed=seed, unit="1")
+    nats = {"minimum": best["value"], "left": usable[0]["value"] - best["value"]}
+    nats["right"] = usable[-1]["value"] - best["value"]
+    if "lower" in best:
+        nats["lower"] = best["lower"]
+    found = {f"{name}/{k}": {"value": v, "unit": "nats"} for k, v in nats.items()}
+    found[f"{name}/minimum"]["se"] = best["se"]
+    steps = {"minimizer": best["s"], "largest_usable": usable[-1]["s"]}
+    return found | {f"{name}/{k}": {"value": v, "unit": "1"} for k, v in steps.items()}
 
 
 def _pairs(run: Any, results: Sequence[Result]) -> None:
     """Time of an update over the VAE's, and of the whole training over that of longer VAEs."""
-    found = {(r["dataset"], r["arm"], r["seed"]): r for r in results if r["updates"]}
+    found = {(r["dataset"], r["arm"], r["seed"]): r for r in results if not lost(r)}
     for (dataset, arm, seed), r in found.items():
         base = found.get((dataset, "VAE", seed))
         if base is None or arm == "VAE":
@@ -122,7 +129,8 @@ def _pairs(run: Any, results: Sequence[Result]) -> None:
         ratio = (r["seconds"] / r["updates"]) / (base["seconds"] / base["updates"])
         run.metric(f"cost/{dataset}/{arm}:VAE", ratio, seed=seed, unit="1")
         for long, other in found.items():
-            if long[0] == dataset and long[2] == seed and long[1].startswith("VAE-x"):
+            same = long[0] == dataset and long[2] == seed and long[1] != arm
+            if same and long[1].startswith("VAE-x"):
                 run.metric(
                     f"time/{dataset}/{long[1]}:{arm}",
                     other["seconds"] / r["seconds"],
@@ -132,7 +140,7 @@ def _pairs(run: Any, results: Sequence[Result]) -> None:
 
 
 def chain_notes(run: Any, results: Sequence[Result]) -> list[str]:
-    """What must be said of latents that collapsed and of searches without a usable step size."""
+    """What must be said of latents that collapsed, of chains that are unstable, of searches."""
     lines = []
     for r in results:
         name = f"{r['dataset']}, {r['arm']}, seed {r['seed']}"
@@ -145,6 +153,20 @@ def chain_notes(run: Any, results: Sequence[Result]) -> list[str]:
                 f"{name}: the latents have collapsed: the image explains at most "
                 f"{max(own['explained']):.1%} of a latent's variance; a larger step_size or more "
                 "steps reach further from the prior"
+            )
+        if r["gradients"] and max(own["within"]) > UNSTABLE:
+            lines.append(
+                f"{name}: the chain is unstable: given the image a latent's variance is "
+                f"{max(own['within']):.3g}, where the prior's is 1; take a smaller step_size"
+            )
+        chosen = [
+            c["step_size"] in (min(tried), max(tried))
+            for c in r["searches"]
+            if len(tried := [v[0] for v in c["visited"]]) > 2 and r["arm"].find("gradient") < 0
+        ]
+        if any(chosen):
+            lines.append(
+                f"{name}: {sum(chosen)} of {len(chosen)} chosen step sizes at an end of the grid"
             )
         failed = [c["epoch"] for c in r["searches"] if c["step_size"] is None]
         if failed:

@@ -163,10 +163,9 @@ def sanity(results: Sequence[Result]) -> list[str]:
     good = [r for r in results if r["diverged_at"] is None]
     better = [r["curve"][-1]["mse"] < r["curve"][0]["mse"] for r in good]
     bowls = [
-        min((p["value"], p["s"]) for p in r["sweep_noisy"] if p["value"] is not None)[1]
-        > r["sweep_noisy"][0]["s"]
+        0 < values.index(min(values)) < len(values) - 1
         for r in good
-        if "sweep_noisy" in r
+        if (values := [p["value"] for p in r.get("sweep_noisy", []) if p["value"] is not None])
     ]
     filled = [
         own["SRI"]["value"] < own["mean"]["value"]

@@ -58,19 +58,52 @@ KINKED = frozenset(
         "floor",
         "ceil",
         "trunc",
+        "frac",
+        "fmod",
+        "remainder",
+        "floor_divide",
+        "heaviside",
+        "selu",
+        "selu_",
+        "adaptive_max_pool2d",
+        "adaptive_max_pool3d",
+        "max_pool3d_with_indices",
+        "aminmax",
+        "cummax",
+        "cummin",
+        "_cummax_helper",
+        "_cummin_helper",
+        "sort",
+        "topk",
+        "median",
+        "nanmedian",
+        "kthvalue",
+        "mode",
+        "fake_quantize_per_tensor_affine_cachemask",
     ]
 )
 
+# Operations with kinks only for some values of an argument: its place, and the values without.
+SOMETIMES: dict[str, tuple[int, tuple[Any, ...]]] = {
+    "elu": (1, (1, 1.0)),  # alpha
+    "elu_": (1, (1, 1.0)),
+    "linalg_vector_norm": (1, (2, 2.0)),  # order
+    "_cdist_forward": (2, (2, 2.0)),  # order
+}
+
 
 class _Recorder(TorchDispatchMode):
-    """Keeps the names of the operations that run under it."""
+    """Keeps the names of the operations with kinks that run under it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(func._schema.name.split("::")[-1])
+        name = func._schema.name.split("::")[-1]
+        place, smooth = SOMETIMES.get(name, (len(args), ()))
+        if name in KINKED or (place < len(args) and args[place] not in smooth):
+            self.names.add(name)
         return func(*args, **(kwargs or {}))
 
 
@@ -78,7 +111,7 @@ def kinks(function: Callable[..., Any], *arguments: Any) -> list[str]:
     """Names of the operations with kinks that `function(*arguments)` executes, sorted."""
     with _Recorder() as recorder, torch.no_grad():
         function(*arguments)
-    return sorted(recorder.names & KINKED)
+    return sorted(recorder.names)
 
 
 def require_smooth(function: Callable[..., Any], *arguments: Any) -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,7 @@ from lmcnb.kernels.smoothness import require_smooth
 from lmcnb.models.gaussian import log_standard
 
 StepSize = float | Tensor  # s: one number, or one for every dimension, (dim)
+TANGENTS = 64  # at once, where the Hessian is autograd's
 NEGATIVE = 0.01  # a larger share of negative eigenvalues makes the objective unusable
 
 
@@ -54,6 +56,7 @@ def states(
         steps: K.
         noise: e_0 ... e_{K-1}, `(K, ..., dim)`; None: the noise-free chain, gradient descent on U.
     """
+    _check(z, step_size, steps, noise)
     eta = half_square(step_size)
     yield z
     for k in range(steps):
@@ -84,10 +87,50 @@ def half_square(step_size: StepSize) -> StepSize:
     Raises:
         UsageError: s is not positive and finite.
     """
-    s = step_size.detach() if isinstance(step_size, Tensor) else torch.tensor(float(step_size))
-    if not bool((torch.isfinite(s) & (s > 0)).all()):
+    if isinstance(step_size, Tensor):
+        s = step_size.detach()
+        good = bool((torch.isfinite(s) & (s > 0)).all())
+    else:
+        good = isinstance(step_size, Real) and 0 < step_size < math.inf
+    if not good:
         raise UsageError(f"step_size={step_size!r}: a positive number is needed")
     return 0.5 * step_size * step_size
+
+
+def _check(z: Tensor, step_size: StepSize, steps: int, noise: Tensor | None) -> None:
+    """Refuse what would be broadcast to another chain.
+
+    Raises:
+        UsageError: steps, noise or step_size of a wrong type or shape.
+    """
+    if type(steps) is not int or steps < 0:
+        raise UsageError(f"steps={steps!r}: an integer of at least 0 is needed")
+    if noise is not None and noise.shape != (steps, *z.shape):
+        raise UsageError(
+            f"noise of shape {tuple(noise.shape)}: {(steps, *z.shape)} is needed, steps={steps} "
+            f"for z of shape {tuple(z.shape)}"
+        )
+    if isinstance(step_size, Tensor) and step_size.shape not in ((), z.shape[-1:]):
+        raise UsageError(
+            f"step_size of shape {tuple(step_size.shape)}: one number, or one for each of the "
+            f"{z.shape[-1]} dimensions, is needed"
+        )
+
+
+def _check_exact(log_joint: LogDensity, z: Tensor) -> None:
+    """Refuse what has no log-determinant of use.
+
+    Raises:
+        UsageError: z is not `(n, dim)` float64 and finite, or the density has kinks.
+    """
+    if z.dim() < 2 or z.dtype != torch.float64 or 0 in z.shape:
+        raise UsageError(
+            f"z of shape {tuple(z.shape)}, {z.dtype}: (n, dim) with n of at least 1, in "
+            "torch.float64, is needed for the determinant"
+        )
+    if not bool(torch.isfinite(z).all()):
+        raise UsageError("z: values that are not finite")
+    require_smooth(log_joint, z)
 
 
 def draw(
@@ -119,8 +162,10 @@ def transport(
     h_ki are the eigenvalues of the Hessian of U at z_k; with a step size for every dimension those
     of S^(1/2) (I - ...) S^(-1/2), with S = diag(s^2 / 2): the determinant is the same and the
     matrix I - S^(1/2) H S^(1/2) symmetric. Everything is differentiable in `step_size` (forward
-    mode). Use float64. Arguments as in `states`.
+    mode). Use float64. Where a point is not finite any more, its log_det is NaN. Arguments as in
+    `states`.
     """
+    _check(z, step_size, steps, noise)
     eta = half_square(step_size)
     root = torch.as_tensor(step_size, dtype=z.dtype, device=z.device).expand(z.shape[-1])
     root = root * math.sqrt(0.5)
@@ -129,9 +174,11 @@ def transport(
     smallest = torch.full((), math.inf, dtype=z.dtype, device=z.device)
     negative = torch.zeros((), dtype=z.dtype, device=z.device)
     for k in range(steps):
-        _, gradient, hessian = second_order(log_joint, z)  # of log p, so that -hessian is U's
-        eigenvalues = torch.linalg.eigvalsh(eye + root[:, None] * hessian * root)
-        log_det = log_det + eigenvalues.abs().log().sum(-1)
+        _, gradient, hessian = second_order(log_joint, z, chunk=TANGENTS)  # of log p = -U
+        jacobian = eye + root[:, None] * hessian * root
+        finite = torch.isfinite(jacobian).all(-1).all(-1)
+        eigenvalues = torch.linalg.eigvalsh(torch.where(finite[..., None, None], jacobian, eye))
+        log_det = log_det + torch.where(finite, eigenvalues.abs().log().sum(-1), math.nan)
         smallest = torch.minimum(smallest, eigenvalues.detach().amin())
         negative = negative + (eigenvalues < 0).to(z.dtype).mean() / steps
         z = move(z, gradient, eta, None if noise is None else noise[k])
@@ -165,9 +212,10 @@ def objective(
     and the change of variables says too little. Arguments as in `states`; z `(n, dim)`, float64.
 
     Raises:
-        UsageError: the density has kinks (`kernels.smoothness`), or step_size is not positive.
+        UsageError: the density has kinks (`kernels.smoothness`), step_size is not positive, or
+            arguments do not fit each other.
     """
-    require_smooth(log_joint, z)
+    _check_exact(log_joint, z)
     with torch.no_grad():
         t = transport(log_joint, z, step_size, steps, noise)
         gap = log_density_gap(t, z)
@@ -218,9 +266,24 @@ def grid_search(
     log_joint: LogDensity, z: Tensor, grid: Sequence[float], steps: int, noise: Tensor | None
 ) -> Search:
     """The step size of `grid` with the least J, all with the same z_0 and noise."""
-    if not grid:
+    return best([objective(log_joint, z, s, steps, noise) for s in checked_grid(grid)])
+
+
+def checked_grid(grid: Sequence[float]) -> list[float]:
+    """The step sizes of a grid as numbers.
+
+    Raises:
+        UsageError: it is empty, or holds something else than positive numbers.
+    """
+    values = [s.item() if hasattr(s, "item") else s for s in grid]
+    if not values:
         raise UsageError("grid: at least one step size is needed")
-    return best([objective(log_joint, z, s, steps, noise) for s in grid])
+    for s in values:
+        try:
+            half_square(s)
+        except UsageError as error:
+            raise UsageError(f"grid={values!r}: {error}") from None
+    return values
 
 
 def best(visited: list[Objective]) -> Search:
@@ -229,6 +292,10 @@ def best(visited: list[Objective]) -> Search:
     if not usable:
         return Search(None, visited)
     return Search(min(usable, key=lambda o: o.value or 0.0).step_size, visited)
+
+
+class PastGuard(UsageError):
+    """The gradient search cannot start where it was told to."""
 
 
 def gradient_search(
@@ -261,16 +328,23 @@ def gradient_search(
         layers: the dimension of every layer, for a step size each; None: one step size.
 
     Raises:
-        UsageError: `start` is already past the guard, or the density has kinks.
+        PastGuard: `start` is already past the guard.
+        UsageError: the density has kinks, or arguments do not fit each other.
     """
-    require_smooth(log_joint, z)
+    _check_exact(log_joint, z)
     if not 0 < guard < 1:
         raise UsageError(f"guard={guard!r}: a number between 0 and 1 is needed")
+    if type(iterations) is not int or iterations < 0:
+        raise UsageError(f"iterations={iterations!r}: an integer of at least 0 is needed")
+    if layers is not None and sum(layers) != z.shape[-1]:
+        raise UsageError(f"layers={layers!r}: {sum(layers)} dimensions, z has {z.shape[-1]}")
     values = torch.as_tensor(start, dtype=z.dtype, device=z.device)
     half_square(values)
     sizes = None if layers is None else torch.tensor(list(layers), device=z.device)
     if sizes is not None and values.dim() == 0:
         values = values.expand(len(sizes))
+    if values.shape != (() if sizes is None else sizes.shape):
+        raise UsageError(f"start={start!r}: one number, or one for every one of layers={layers!r}")
     rho = values.log().clone()
     adam = torch.optim.Adam([rho], lr=learning_rate)
 
@@ -286,10 +360,11 @@ def gradient_search(
     before: Tensor | None = None
     for _ in range(iterations + 1):
         gradient, seen = _derivatives(value, rho)
-        while not math.isfinite(seen.value or math.nan) or seen.smallest < guard:
+        while seen is None or not math.isfinite(seen.value or math.nan) or seen.smallest < guard:
             if before is None:
-                raise UsageError(
-                    f"start={start!r}: an eigenvalue of a step's Jacobian is {seen.smallest:.3g} "
+                smallest = math.nan if seen is None else seen.smallest
+                raise PastGuard(
+                    f"start={start!r}: an eigenvalue of a step's Jacobian is {smallest:.3g} "
                     f"there, below guard={guard}; start from a smaller step"
                 )
             rho.copy_(0.5 * (rho + before))
@@ -303,18 +378,20 @@ def gradient_search(
 
 def _derivatives(
     value: Callable[[Tensor], tuple[Tensor, Transport]], rho: Tensor
-) -> tuple[Tensor, Objective]:
-    """dJ / d log s by forward mode, and J, at rho = log s."""
+) -> tuple[Tensor, Objective | None]:
+    """dJ / d log s by forward mode, and J, at rho = log s; None where s is no number."""
     gradient = torch.zeros_like(rho)
+    s = rho.exp()
+    if not bool((torch.isfinite(s) & (s > 0)).all()):
+        return gradient, None
     directions = torch.eye(max(1, rho.numel()), dtype=rho.dtype, device=rho.device)
     for i, direction in enumerate(directions):
         j, slope, t = torch.func.jvp(  # type: ignore[misc]
             value, (rho,), (direction.view(rho.shape),), has_aux=True
         )
         gradient.view(-1)[i] = slope
-    s = rho.exp().tolist()
     own = Objective(
-        s,
+        s.tolist(),
         float(j.detach()),
         None,
         float(t.log_det.mean()),
@@ -337,8 +414,9 @@ def log_likelihood(
 ) -> Bound:
     """log p(x) of every example by importance sampling with q = the chain's pushed-forward prior.
 
-    log (1/M) sum_m p(x, z^m) / q(z^m | e^m): a lower bound in expectation, exact as M grows where
-    the steps are injective, and with any noise, since q(z | e) is a density for every e.
+    log (1/M) sum_m p(x, z^m) / q(z^m | e^m): where the steps are injective a lower bound in
+    expectation and exact as M grows, with any noise, since q(z | e) is a density for every e. Where
+    they are not, q is too small and the value too large: it is withheld, as `objective`'s is.
 
     Args:
         log_joint: a density over `(n, dim)` with its `x`, as `models.observed.LogJoint`.
@@ -348,19 +426,33 @@ def log_likelihood(
         samples: M, at least 2.
         generator: source of z_0 and of the noise.
         noisy: whether the chain has noise.
+
+    Raises:
+        UsageError: more than one percent of the eigenvalues of a step's Jacobian are negative, the
+            chain is not finite, x is not float64, or the density has kinks.
     """
-    n = len(log_joint.x)  # type: ignore[attr-defined]
+    x = getattr(log_joint, "x", None)
+    if not isinstance(x, Tensor) or x.dtype != torch.float64:
+        raise UsageError("log_joint: a density with its images `x` in torch.float64 is needed")
+    n = len(x)
     if type(samples) is not int or samples < 2:
         raise UsageError(f"samples={samples!r}: an integer of at least 2 is needed")
-    require_smooth(log_joint, torch.zeros(n, dim, dtype=torch.float64))
+    _check_exact(log_joint, torch.zeros(n, dim, dtype=torch.float64, device=x.device))
     at_once = max(1, CHUNK // n)
     found = []
+    smallest, negative = math.inf, 0.0
     for first in range(0, samples, at_once):
         shape = (min(at_once, samples - first), n, dim)
         z, noise = draw(shape, steps, generator, torch.float64)
         with torch.no_grad():
             t = transport(log_joint, z, step_size, steps, noise if noisy else None)
         found.append(-log_density_gap(t, z))
+        smallest = min(smallest, float(t.smallest))
+        negative += float(t.negative) * shape[0] / samples
+    finite = all(bool(torch.isfinite(w).all()) for w in found)
+    if not finite or negative > NEGATIVE:
+        s = step_size.tolist() if isinstance(step_size, Tensor) else float(step_size)
+        raise UsageError(too_large(s, smallest, negative, finite))
     weights = iter(torch.cat(found))
     return importance_weighted_bound(lambda: next(weights), samples)
 

@@ -50,6 +50,12 @@ def divergences(
         steps: K.
     """
     lam = precision.double()
+    if not 0 < step_size < math.inf or not bool((torch.isfinite(lam) & (lam > 0)).all()):
+        raise UsageError(
+            f"step_size={step_size!r}, precision={lam.tolist()}: positive numbers are needed"
+        )
+    if mean is not None and mean.shape != lam.shape:
+        raise UsageError(f"mean of shape {tuple(mean.shape)}: that of precision is needed")
     if bool((step_size**2 * lam >= 4).any()):
         raise UsageError(
             f"step_size={step_size!r}: s^2 lambda = {float((step_size**2 * lam).max()):.3g} for "
@@ -93,7 +99,16 @@ class Moments(NamedTuple):
 
 
 def chain_moments(precision: float, step_size: float, steps: int, noisy: bool) -> Moments:
-    """A = 1 - a^K and the variance of z_K given x."""
+    """A = 1 - a^K and the variance of z_K given x.
+
+    Raises:
+        UsageError: an unstable chain, s^2 lambda of 4 or more.
+    """
+    if not 0 < step_size**2 * precision < 4:
+        raise UsageError(
+            f"step_size={step_size!r}: s^2 lambda = {step_size**2 * precision:.3g} for lambda = "
+            f"{precision:.3g}; the chain is stable between 0 and 4"
+        )
     a = 1 - step_size**2 * precision / 2
     c0 = a ** (2 * steps)
     extra = (1 - c0) / (precision * (1 - step_size**2 * precision / 4)) if noisy else 0.0
@@ -125,6 +140,8 @@ def fixed_points(
 
     w = 0 is always one: see `collapse_slope`. The edge is w^2 = sigma^2 (4 / s^2 - 1).
     """
+    if not 0 < step_size < 2:
+        raise UsageError(f"step_size={step_size!r}: stable chains have 0 < s < 2 at w = 0")
     edge = math.sqrt(noise * (4 / step_size**2 - 1)) * (1 - 1e-9)
 
     def excess(w: float) -> float:

@@ -28,7 +28,15 @@ import torch
 from torch import Tensor, nn
 
 from lmcnb.errors import UsageError
-from lmcnb.methods.short_run import Search, draw, gradient_search, grid_search, short_run
+from lmcnb.methods.short_run import (
+    PastGuard,
+    Search,
+    checked_grid,
+    draw,
+    gradient_search,
+    grid_search,
+    short_run,
+)
 from lmcnb.methods.short_run_baselines import negative_elbo
 from lmcnb.methods.short_run_graph import CapturedChain
 from lmcnb.methods.short_run_marginal import marginal_search
@@ -44,6 +52,10 @@ from lmcnb.models.observed import log_joint
 from lmcnb.models.top_down import TopDown, Variant
 
 Method = Literal["SRI", "ABP", "VAE", "LVAE"]
+COUNTS = {"width": 1, "batch": 1, "steps": 1, "search_images": 1, "search_iterations": 1}
+COUNTS |= {"search_chains": 2}
+POSITIVE = ["sigma", "epochs", "learning_rate", "step_size", "search_every", "search_start"]
+POSITIVE += ["search_rate"]
 
 
 @dataclass(frozen=True)
@@ -100,14 +112,25 @@ class Training:
     def __post_init__(self) -> None:
         if self.method not in ("SRI", "ABP", "VAE", "LVAE"):
             raise UsageError(f"method={self.method!r}: SRI, ABP, VAE or LVAE is needed")
-        for name in ("width", "batch", "steps", "search_images"):
+        for name, least in COUNTS.items():
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise UsageError(f"{name}={value!r}: an integer of at least 1 is needed")
-        for name in ("sigma", "epochs", "learning_rate", "step_size", "search_every"):
+            if type(value) is not int or value < least:
+                raise UsageError(f"{name}={value!r}: an integer of at least {least} is needed")
+        for name in POSITIVE:
             value = getattr(self, name)
-            if not 0 < value < float("inf"):
+            if not 0 < value < math.inf:
                 raise UsageError(f"{name}={value!r}: a positive number is needed")
+        if not 0 <= self.search_from < math.inf:
+            raise UsageError(f"search_from={self.search_from!r}: at least 0 epochs are needed")
+        if not 0 <= self.first_beta < 1:
+            raise UsageError(f"first_beta={self.first_beta!r}: a number in [0, 1) is needed")
+        if self.network not in ("mlp", "conv"):
+            raise UsageError(f"network={self.network!r}: mlp or conv is needed")
+        if not self.latent:
+            raise UsageError("latent=(): the dimension of at least one layer is needed")
+        if any(not (0 <= share <= 1 and factor > 0) for share, factor in self.decay):
+            raise UsageError(f"decay={self.decay!r}: pairs of a share in [0, 1] and a factor > 0")
+        checked_grid(self.grid)
         if self.search not in ("none", "grid", "gradient", "marginal"):
             raise UsageError(f"search={self.search!r}: none, grid, gradient or marginal is needed")
         if self.search == "marginal" and not self.noisy:
@@ -141,7 +164,8 @@ class Trainer:
         step_size: s at present.
         searches: (epoch, `Search`) of every choice of s.
         iterations, done: updates of the whole run, and so far.
-        losses: mean squared error a pixel of every update's minibatch, `(iterations)`.
+        losses: of every update's minibatch, a pixel: the squared error, or of an autoencoder -ELBO;
+            `(iterations)`.
         seconds: processor time of the updates and of the searches (on CUDA elapsed time).
         search_seconds: that of the searches alone.
         curve: what the monitor returned.
@@ -329,7 +353,7 @@ class Trainer:
                     learning_rate=t.search_rate,
                     iterations=t.search_iterations,
                 )
-            except UsageError:  # past the guard already
+            except PastGuard:
                 start *= 0.5
         return Search(None, [])
 
@@ -368,7 +392,7 @@ class Trainer:
             "chains": None if self.chains is None else self.chains.cpu().clone(),
             "generator": _copied(self.generator.state_dict()),
             "encoder": None if self.encoder is None else _copied(self.encoder.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "streams": [g.get_state() for g in self.streams],
         }
 
@@ -389,7 +413,7 @@ class Trainer:
             self.encoder.load_state_dict(state["encoder"])
         if self.chains is not None:
             self.chains.copy_(state["chains"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.losses.copy_(state["losses"])
         self.order.copy_(state["order"])
         for own, saved in zip(self.streams, state["streams"], strict=True):
@@ -426,9 +450,8 @@ def networks(
         one = len(t.latent) == 1
         if pixels != PIXELS or t.variant == "ladder" or (one and t.method == "LVAE"):
             raise UsageError(
-                f"network='conv': made for images of {PIXELS} values (here {pixels}), layers "
-                f"gaussian or wide (here {t.variant}), and of an LVAE two layers or more (here "
-                f"{len(t.latent)})"
+                f"network='conv' has images of {PIXELS} values, layers gaussian or wide, and for "
+                f"an LVAE two layers or more; here {pixels}, {t.variant}, {len(t.latent)}"
             )
         if one:
             conv: nn.Module = OneLayer(stream, t.dim, 2 * t.width)
@@ -451,7 +474,7 @@ def in_float64(generator: nn.Module) -> nn.Module:
 
 
 def doubled(grid: Sequence[float]) -> list[float]:
-    """The grid of the marginal bound, whose minimizer is about twice that of J."""
+    """The grid of the marginal bound, which needs no injective step and is least beyond J."""
     return [round(2 * s, 12) for s in grid]
 
 

@@ -21,6 +21,7 @@ from lmcnb.models.top_down import TopDown
 from lmcnb.models.top_down_fast import Sweeps
 
 Generator = Callable[[Tensor], Tensor]
+LEAST, MOST = 1e-100, 1e100  # of sigma: its square is still a number
 
 
 class LogJoint:
@@ -38,22 +39,42 @@ class LogJoint:
             mask: 1 where a pixel is observed and 0 elsewhere, `(pixels)` or the shape of x.
 
         Raises:
-            UsageError: sigma that is not positive; a mask of another shape or with other values.
+            UsageError: sigma that is not positive; images that are not `(n, pixels)` of floats; a
+                mask of another shape or with other values.
         """
-        if not (isinstance(sigma, int | float) and 0 < sigma < math.inf):
+        if isinstance(sigma, bool) or not LEAST < float(sigma) < MOST:
             raise UsageError(
-                f"sigma={sigma!r}: the width of the observation noise must be positive; at zero "
-                "the posterior has no density"
+                f"sigma={sigma!r}: the width of the observation noise must be positive (between "
+                f"{LEAST:g} and {MOST:g}); at zero the posterior has no density"
+            )
+        if x.dim() != 2 or not x.is_floating_point():
+            raise UsageError(
+                f"x of shape {tuple(x.shape)}, {x.dtype}: images (n, pixels) of floats are needed"
             )
         if mask is not None:
             mask = checked_mask(mask, x).to(x)
+            x = torch.where(mask > 0, x, 0)  # what is hidden may be anything, NaN too
         self.generator, self.x, self.sigma, self.mask = generator, x, float(sigma), mask
         self.precision = 1 / self.sigma**2
 
     def __call__(self, z: Tensor) -> Tensor:
         """log p(x, z), `(..., n)`, nats."""
-        error = (self.x - self.generator(z)).square()
+        y = self.generator(z)
+        self._check(z, y)
+        error = (self.x - y).square()
         return self._of(error if self.mask is None else error * self.mask, z)
+
+    def _check(self, z: Tensor, y: Tensor) -> None:
+        """Refuse what would be broadcast.
+
+        Raises:
+            UsageError: images of another size, or another number of points than of images.
+        """
+        n, pixels = self.x.shape
+        if y.shape[-1] != pixels:
+            raise UsageError(f"the generator's images have {y.shape[-1]} pixels, x has {pixels}")
+        if n > 1 and (z.dim() < 2 or z.shape[-2] != n):
+            raise UsageError(f"z of shape {tuple(z.shape)}: (..., {n}, dim), a point an image")
 
     def _of(self, error: Tensor, z: Tensor) -> Tensor:
         observed = self.x.shape[-1] if self.mask is None else self.mask.sum(-1)
@@ -100,6 +121,7 @@ class TopDownLogJoint(LogJoint):
 
     def _residual(self, y: Tensor, z: Tensor) -> Tensor:
         """Derivative of the log likelihood by the image, `(points, pixels)`."""
+        self._check(z, y)
         x = self.x if z.dim() == 2 else self.x.expand(*z.shape[:-1], -1).reshape(y.shape)
         residual = (x - y) * self.precision
         if self.mask is None:

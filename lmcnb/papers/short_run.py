@@ -133,7 +133,7 @@ class Images(Group):
     step_size: dict[str, Positive] = Field(
         description="s until it is chosen, and of arms that choose it, by data set"
     )
-    grid: dict[str, list[Positive]] = Field(
+    grid: dict[str, Annotated[list[Positive], Field(min_length=1)]] = Field(
         description="step sizes of the grid, by data set; the marginal bound takes their doubles"
     )
     search_from: dict[str, Annotated[float, Field(ge=0)]] = Field(
@@ -155,11 +155,12 @@ class Images(Group):
         default=5_000, description="generated images for the Frechet distances"
     )
     classifiers: Count = Field(default=3, description="classifiers whose features are compared")
-    test_images: dict[str, Count] = Field(
+    test_images: dict[str, Annotated[int, Field(ge=2)]] = Field(
         default={"default": 10_000}, description="at most this many test images, by data set"
     )
     persistent_test: Count = Field(
-        default=10, description="ABP: times as many chain steps for a test image"
+        default=10,
+        description="times as many chain steps for up to 1,000 test images; with a fixed s, ABP",
     )
 
     @field_validator("datasets", "curves", "curve_shares")

@@ -424,11 +424,17 @@ def test_diverged_cells_leave_their_mark(finished: tuple[FakeRun, list[dict[str,
     lost = {**results[0], "diverged_at": 7}
     for key in ("mse", "frechet", "latents", "pictures"):
         lost.pop(key)
+    chain = {**next(r for r in results if r["arm"] == "SRI"), "diverged_at": 9}
     own = FakeRun(run.directory)
-    record.images(own, [lost, *results[2:4]])
-    entry = own.metrics["mse/digits/VAE/sampled", 3]
-    assert entry["diverged"]
-    assert entry["value"] is None
+    record.images(own, [lost, chain, *[r for r in results if r["seed"] == 4]])
+    for name in ("mse/digits/VAE/sampled", "frechet/digits/VAE", "latents/digits/VAE/explained"):
+        entry = own.metrics[name, 3]
+        assert entry["diverged"]
+        assert entry["value"] is None
+    alike = {name for name, seed in own.metrics if seed == 4 and "/SRI/" in name}
+    assert "step_size/digits/SRI/late" in alike
+    assert all(own.metrics[name, 3]["diverged"] for name in alike)
+    assert not [n for n, seed in own.metrics if n.startswith(("cost/", "time/")) and seed == 3]
     assert record.chain_notes(own, [lost]) == ["digits, VAE, seed 3: diverged at update 7"]
     row = report.images_table([lost], "digits")[0]
     assert row["test error, sampled"] == "1 of 1 seeds diverged"
@@ -441,13 +447,22 @@ def test_collapse_and_failed_searches_are_said(
     (own,) = [r for r in results if r["arm"] == "SRI" and r["seed"] == 3]
     bad = {
         **own,
-        "latents": {"explained": [0.01], "collapsed": True},
-        "searches": [{"epoch": 2.0, "step_size": None}],
+        "latents": {"explained": [0.01], "collapsed": True, "within": [0.5, 7.0]},
+        "searches": [
+            {"epoch": 2.0, "step_size": None, "visited": [[0.1, None, 0.5]]},
+            {"epoch": 3.0, "step_size": 0.3, "visited": [[0.1, 5, 0], [0.2, 4, 0], [0.3, 3, 0]]},
+            {"epoch": 4.0, "step_size": 0.2, "visited": [[0.1, 5, 0], [0.2, 2, 0], [0.3, 3, 0]]},
+        ],
     }
     lines = record.chain_notes(FakeRun(run.directory), [bad])
     assert "collapsed" in lines[0]
     assert "1.0%" in lines[0]
-    assert "epochs [2.0]" in lines[1]
+    assert "unstable" in lines[1]
+    assert "variance is 7" in lines[1]
+    assert "1 of 2 chosen step sizes" in lines[2]
+    assert "epochs [2.0]" in lines[3]
+    fine = {**bad, "latents": {"explained": [0.6], "collapsed": False, "within": [0.5, 1.1]}}
+    assert record.chain_notes(FakeRun(run.directory), [{**fine, "searches": []}]) == []
 
 
 def test_tables_and_sanity(finished: tuple[FakeRun, list[dict[str, Any]]]) -> None:

@@ -28,6 +28,14 @@ X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         (torch.abs, "abs"),
         (lambda x: x.clamp(-1, 1), "clamp"),
         (lambda x: torch.maximum(x, 0 * x), "maximum"),
+        (F.selu, "elu"),
+        (lambda x: F.elu(x, 2.0), "elu"),
+        (lambda x: F.adaptive_max_pool2d(x, 2), "adaptive_max_pool2d"),
+        (lambda x: torch.linalg.vector_norm(x, 1), "linalg_vector_norm"),
+        (lambda x: torch.cdist(x[0, 0], x[1, 0], p=1), "_cdist_forward"),
+        (lambda x: x.sort(), "sort"),
+        (lambda x: x.median(), "median"),
+        (lambda x: x % 1, "remainder"),
         (lambda x: nn.Sequential(nn.Conv2d(1, 2, 3), nn.PReLU())(x), "_prelu_kernel"),
     ],
 )
@@ -38,7 +46,18 @@ def test_kinks_are_named(function, name):
 
 
 @pytest.mark.parametrize(
-    "function", [nn.GELU(), torch.tanh, F.softplus, F.silu, torch.sin, lambda x: x**2, nn.ELU()]
+    "function",
+    [
+        nn.GELU(),
+        torch.tanh,
+        F.softplus,
+        F.silu,
+        torch.sin,
+        lambda x: x**2,
+        nn.ELU(),
+        torch.linalg.vector_norm,
+        lambda x: torch.cdist(x[0, 0], x[1, 0]),
+    ],
 )
 def test_smooth_functions_pass(function):
     assert kinks(function, X) == []

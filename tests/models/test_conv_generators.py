@@ -135,7 +135,7 @@ def test_bad_input_is_refused():
     with pytest.raises(UsageError, match="dim"):
         OneLayer(generator(), 0)
     t = Training("SRI", (2,), network="conv", width=4)
-    with pytest.raises(UsageError, match="here 64"):
+    with pytest.raises(UsageError, match="here 64, gaussian, 1"):
         Trainer(t, torch.zeros(200, 64), Streams(*(generator(i) for i in range(4))))
     t = Training("LVAE", (2,), network="conv", width=4)
     with pytest.raises(UsageError, match="two layers or more"):

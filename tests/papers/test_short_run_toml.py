@@ -18,7 +18,7 @@ DATA = "digits|coloured_digits|mnist|fashion_mnist|svhn|cifar10"
 ARM = r"(SRI|VAE|LVAE|ABP)(-[\w.]+)*"
 GRAMMAR = re.compile(
     rf"mse/({DATA})/{ARM}/(sampled|mean|longer)|frechet/({DATA})/{ARM}"
-    rf"|(step_size|best_step_size)/({DATA})/{ARM}/(first|late|final|mse)"
+    rf"|(step_size|best_step_size)/({DATA})/{ARM}/(first|late|kept|final|mse)"
     rf"|objective/({DATA})/{ARM}/(share=[\d.]+|test/(noisy|noise_free|marginal))"
     r"/(minimizer|minimum|left|right)"
     rf"|inpainting/({DATA})/{ARM}/(scattered|block)/(SRI|mean|nearest)"
@@ -131,7 +131,7 @@ def test_what_is_judged() -> None:
         "C5.right": ("objective/digits/SRI/share=1.00/right", {}, 1.0),
         "C5.mnist": ("objective/mnist/SRI/share=1.00/{end}", {"end": ["left", "right"]}, 1.0),
         "C6.falls": ("step_size/digits/SRI/first step_size/digits/SRI/late", {}, None),
-        "C6.stays": ("step_size/digits/SRI/late", {}, 0.033),
+        "C6.stays": ("step_size/digits/SRI/kept", {}, 0.333),
         "C7": ("step_size/digits/SRI/late step_size/digits/SRI-gradient/late", {}, 0.02),
         "C8": (f"{d}{{arm}}{sampled}", {"arm": ["SRI", "SRI-s0.2"]}, 0.148),
         "C9": (
@@ -165,8 +165,19 @@ def test_what_is_judged() -> None:
         "F4.time": (f"{d}VAE-x7{sampled} {d}SRI-s0.2{sampled}", {}, None),
         "F4.frechet": ("frechet/digits/VAE-x7 frechet/digits/SRI-s0.2", {}, None),
         "F4.ratio": ("time/digits/VAE-x7:SRI-s0.2", {}, 0.35),
-        "F5.small": (f"{d}SRI-s0.05{sampled}", {}, 0.22),
-        "F6.persistent": (f"{d}SRI-s0.1{sampled} {d}ABP-s0.1/longer", {}, None),
+        "F5.small": (f"{d}SRI-s0.05{sampled}", {}, 0.045),
+        "F6.persistent": (f"{d}SRI-s0.1/longer {d}ABP-s0.1/longer", {}, None),
+        "F7.loose": ("exact/bound/step_size", {}, 0.2),
+        "F9.nearest": (
+            "inpainting/digits/{arm}/{mask}/nearest inpainting/digits/{arm}/{mask}/SRI",
+            {"arm": ["SRI", "SRI-s0.2"], "mask": masks},
+            None,
+        ),
+        "C12.order": (
+            "exact/distance/s=0.1/K=100 exact/distance/s=0.1/K=400 exact/distance/s=0.05/K=2000",
+            {},
+            None,
+        ),
     }
     for id, (metrics, grid, bound) in known.items():
         claim = CLAIMS[id]
