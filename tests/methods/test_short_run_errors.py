@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_images_must_be_rows_of_floats(x: Tensor, why: str) -> None:
 
 @pytest.mark.parametrize("sigma", [0, 0.0, -1.0, math.inf, math.nan, 1e-200, 1e200, True])
 def test_a_noise_width_that_is_none_is_refused(sigma: Any) -> None:
-    with pytest.raises(UsageError, match=f"sigma={sigma!r}"):
+    with pytest.raises(UsageError, match=re.escape(f"sigma={sigma!r}")):
         LogJoint(lambda z: z, torch.zeros(1, 2), sigma)
 
 
@@ -130,11 +131,9 @@ def test_the_objective_needs_float64_and_finite_starts() -> None:
         sri.objective(target, z.float(), 0.1, 5)
     with pytest.raises(UsageError, match="z: values that are not finite"):
         sri.objective(target, z * math.nan, 0.1, 5)
-    for bad in (target, LogJoint(lambda v: v, torch.zeros(1, 3), 0.3)):
+    for bad in (target.__call__, LogJoint(lambda v: v, torch.zeros(1, 3), 0.3)):
         with pytest.raises(UsageError, match="float64"):
-            sri.log_likelihood(
-                bad if bad is not target else bad.__call__, 3, 0.1, 5, 10, generator()
-            )
+            sri.log_likelihood(bad, 3, 0.1, 5, 10, generator())
 
 
 # ---- chains that are not finite
