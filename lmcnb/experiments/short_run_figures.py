@@ -12,6 +12,7 @@ import torch
 
 from lmcnb.experiments import short_run_exact as exact
 from lmcnb.experiments.short_run_cells import shape_of
+from lmcnb.experiments.short_run_record import lost
 from lmcnb.experiments.short_run_report import by_arm, shown
 from lmcnb.lab.figures import method_style
 from lmcnb.methods import short_run_theory as theory
@@ -113,6 +114,8 @@ def objective_by_epoch(results: Sequence[Result], dataset: str) -> tuple[Any, Ar
     """J(s) on 64 training images during training, one panel an arm, first seed."""
     own = [r for r in results if r["dataset"] == dataset and r["seed"] == results[0]["seed"]]
     own = [r for r in own if any("objective" in p for p in r["curve"])]
+    if not own:
+        return _absent(f"{dataset}: no arm of images.curves was run")
     fig, axes = plt.subplots(1, len(own), figsize=(4.6 * len(own), 3.5), squeeze=False)
     arrays: Arrays = {}
     for ax, r in zip(axes[0], own, strict=True):
@@ -137,7 +140,10 @@ def objective_by_epoch(results: Sequence[Result], dataset: str) -> tuple[Any, Ar
 
 
 def step_size(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
-    """The chosen step size during training, by grid and by gradient, every seed."""
+    """The chosen step size during training, by every way of choosing it, every seed."""
+    own = [r for r in results if r["dataset"] == dataset and r["arm"] in STEP_SIZES]
+    if not any(r["searches"] for r in own):
+        return _absent(f"{dataset}: no arm of {', '.join(STEP_SIZES)} was run")
     fig, ax = plt.subplots(figsize=(5.6, 3.4))
     arrays: Arrays = {}
     for (_, arm), own in by_arm([r for r in results if r["dataset"] == dataset]).items():
@@ -162,11 +168,13 @@ def learning_curves(
     results: Sequence[Result], dataset: str, arms: Sequence[str]
 ) -> tuple[Any, Arrays]:
     """Test error against epochs and against processor time; bands: the range over seeds."""
+    grouped = by_arm([r for r in results if r["dataset"] == dataset and not lost(r)])
+    if not any((dataset, arm) in grouped for arm in arms):
+        return _absent(f"{dataset}: no arm of {', '.join(arms)} was run to its end")
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.4), sharey=True)
     arrays: Arrays = {}
-    grouped = by_arm([r for r in results if r["dataset"] == dataset])
     for arm in arms:
-        own = [r for r in grouped.get((dataset, arm), []) if r["diverged_at"] is None]
+        own = grouped.get((dataset, arm), [])
         if not own:
             continue
         look = method_style(arm)
@@ -191,7 +199,10 @@ def learning_curves(
 
 def objective_and_error(results: Sequence[Result], dataset: str, arm: str) -> tuple[Any, Arrays]:
     """The objectives of a trained model beside the test error of its chains; first seed."""
-    own = next(r for r in results if (r["dataset"], r["arm"]) == (dataset, arm))
+    found = [r for r in results if (r["dataset"], r["arm"]) == (dataset, arm)]
+    if not found or "sweep_noisy" not in found[0]:
+        return _absent(f"{dataset}: {arm} was not run as one of images.curves")
+    own = found[0]
     fig, ax = plt.subplots(figsize=(5.6, 3.5))
     arrays: Arrays = {}
     kinds = [("noisy", "frozen"), ("noise_free", "noise_free"), ("marginal", "marginal")]
@@ -225,6 +236,8 @@ def pictures(results: Sequence[Result], dataset: str, arms: Sequence[str]) -> tu
     """Test images, reconstructions and generated images; first seed."""
     own = {r["arm"]: r for r in reversed(results) if r["dataset"] == dataset}
     shown_arms = [a for a in arms if a in own and "pictures" in own[a]]
+    if not shown_arms:
+        return _absent(f"{dataset}: no arm of {', '.join(arms)} was run to its end")
     rows = [("test images", own[shown_arms[0]]["pictures"]["test"])]
     rows += [
         (f"{shown(a)}:\nreconstructed", own[a]["pictures"]["reconstructed"]) for a in shown_arms
@@ -235,9 +248,11 @@ def pictures(results: Sequence[Result], dataset: str, arms: Sequence[str]) -> tu
 
 def inpainting(results: Sequence[Result], dataset: str, arm: str) -> tuple[Any, Arrays]:
     """Images, what is seen of them, and what the chain makes of it; first seed."""
-    own = next(r for r in results if (r["dataset"], r["arm"]) == (dataset, arm))["inpainted"]
+    found = [r for r in results if (r["dataset"], r["arm"]) == (dataset, arm)]
+    if not found or "inpainted" not in found[0]:
+        return _absent(f"{dataset}: {arm} was not run to its end")
     rows = []
-    for name, part in own.items():
+    for name, part in found[0]["inpainted"].items():
         original, mask = np.array(part["original"]), np.array(part["mask"])
         rows += [
             ("original", original.tolist()),
@@ -351,6 +366,14 @@ def of_longer_profiles(results: Sequence[Result], first: str) -> Iterator[Drawn]
             yield Drawn(f"step_size_{dataset}", *step_size(results, dataset), alt)
         alt = f"{dataset}: test images, reconstructions and generated images."
         yield Drawn(f"pictures_{dataset}", *pictures(results, dataset, SHOWN), alt)
+
+
+def _absent(why: str) -> tuple[Any, Arrays]:
+    """In the place of a figure whose arms this run does not have."""
+    fig, ax = plt.subplots(figsize=(5.6, 0.6))
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, f"nothing to draw: {why}", ha="center", va="center", fontsize=8)
+    return fig, {"absent": np.array([1])}
 
 
 def _show(ax: Any, image: np.ndarray) -> None:

@@ -514,6 +514,42 @@ def test_figures_draw_what_they_are_given(
     assert drawn[3][1]["SRI/3/s"].tolist() == [s["step_size"] for s in own["searches"]]
 
 
+def test_figures_of_arms_that_were_not_run_say_so(
+    finished: tuple[FakeRun, list[dict[str, Any]]],
+) -> None:
+    few = [r for r in finished[1] if r["arm"] == "VAE-x2"]
+    drawn = [
+        figures.objective_by_epoch(few, "digits"),
+        figures.step_size(few, "digits"),
+        figures.learning_curves(few, "digits", figures.SHOWN),
+        figures.objective_and_error(few, "digits", "SRI-s0.2"),
+        figures.pictures(few, "digits", ["VAE", "SRI"]),
+        figures.inpainting(few, "digits", "SRI-s0.2"),
+    ]
+    for fig, arrays in drawn:
+        assert list(arrays) == ["absent"]
+        assert "nothing to draw: digits" in fig.axes[0].texts[0].get_text()
+        matplotlib.pyplot.close(fig)
+    assert list(figures.of_longer_profiles(few, "digits")) == []
+    assert report.objective_table(few, "SRI-s0.2", "digits") == []
+    assert report.inpainting_table(few, "digits") == []
+
+
+def test_longer_profiles_draw_more(finished: tuple[FakeRun, list[dict[str, Any]]]) -> None:
+    other = [{**r, "dataset": "mnist"} for r in finished[1] if r["arm"] in ("SRI", "VAE")]
+    for r in other:
+        pad = [[0] * 784] * 8
+        r["pictures"] = {"test": pad, "reconstructed": pad, "generated": pad}
+    found = {}
+    for drawn in figures.of_longer_profiles([*finished[1], *other], "digits"):
+        found[drawn.name] = drawn.arrays
+        assert drawn.alt
+        matplotlib.pyplot.close(drawn.figure)
+    kinds = ("learning_curves", "objective_by_epoch", "step_size", "pictures")
+    assert set(found) == {"ablation", *(f"{kind}_mnist" for kind in kinds)}
+    assert "absent" not in {name for arrays in found.values() for name in arrays}
+
+
 def test_layers_of_coloured_digits_from_cell_to_figure(tmp_path: Path) -> None:
     run = FakeRun(
         tmp_path,
