@@ -167,16 +167,16 @@ def test_what_is_judged() -> None:
         "F4.ratio": ("time/digits/VAE-x7:SRI-s0.2", {}, 0.35),
         "F5.small": (f"{d}SRI-s0.05{sampled}", {}, 0.045),
         "F6.persistent": (f"{d}SRI-s0.1/longer {d}ABP-s0.1/longer", {}, None),
-        "F7.loose": ("exact/bound/step_size", {}, 0.2),
+        "F7.loose": ("exact/bound/step_size", {}, 1.5),
         "F9.nearest": (
             "inpainting/digits/{arm}/{mask}/nearest inpainting/digits/{arm}/{mask}/SRI",
             {"arm": ["SRI", "SRI-s0.2"], "mask": masks},
             None,
         ),
         "C12.order": (
-            "exact/distance/s=0.1/K=100 exact/distance/s=0.1/K=400 exact/distance/s=0.05/K=2000",
-            {},
-            None,
+            "exact/distance/s=0.1/K=100 exact/distance/{exact}",
+            {"exact": ["s=0.1/K=400", "s=0.05/K=2000"]},
+            0.1,
         ),
     }
     for id, (metrics, grid, bound) in known.items():
