@@ -14,7 +14,8 @@ from torch import Tensor
 from lmcnb.lab.cells import Cell
 from lmcnb.lab.data import load
 from lmcnb.lab.randomness import generator
-from lmcnb.methods.short_run_training import Training, to_unit
+from lmcnb.methods.short_run_settings import Training
+from lmcnb.methods.short_run_training import to_unit
 from lmcnb.papers.short_run import Images, by_name, parse_arm
 
 SIZES = {"digits": 1500, "coloured_digits": 1500, "svhn": 73257, "cifar10": 50000}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from lmcnb.experiments import short_run_exact as exact
+from lmcnb.experiments import short_run_quadrature as quadrature
+from lmcnb.experiments import short_run_structure as structure
 from lmcnb.lab.randomness import generator
 
 ERRORS = "standard errors"
@@ -83,7 +85,7 @@ def exact_answers(run: Any) -> list[dict[str, Any]]:
     enter("importance-sampled log p(x), 20,000 samples", {"likelihood": error}, 0.05)
     errors: dict[str, float] = {}
     for s, (log_det, noise_free, marginal) in QUADRATURE.items():
-        own = exact.one_dimensional(s, 1801)
+        own = quadrature.one_dimensional(s, 1801)
         errors |= {
             f"quadrature/log_det/s={s}": own.log_det - log_det,
             f"quadrature/noise_free/s={s}": own.noise_free - noise_free,
@@ -92,22 +94,22 @@ def exact_answers(run: Any) -> list[dict[str, Any]]:
     enter("one dimension, not linear: by quadrature", errors, 1e-3)
     errors = {}
     for s, (value, se) in FROZEN.items():
-        mean, own_se = exact.frozen_1d(s, stream(f"frozen/{s}"), 10 * draws)
+        mean, own_se = quadrature.frozen_1d(s, stream(f"frozen/{s}"), 10 * draws)
         errors[f"frozen/s={s}"] = (mean - value) / math.hypot(se, own_se)
     enter("the same, J with the noise given", errors, 4.0, ERRORS)
     unrolled = {
-        f"unrolled/L={len(d)}": exact.unrolled_error(stream("unrolled"), d)
+        f"unrolled/L={len(d)}": structure.unrolled_error(stream("unrolled"), d)
         for d in ((16,), (3, 4, 5))
     }
     enter("log-determinant by eigenvalues against the unrolled Jacobian", unrolled, 1e-8)
-    limits = exact.limit_errors(stream("limits"))
+    limits = structure.limit_errors(stream("limits"))
     enter("s to 0, and K = 0", {f"limit/{k}": v for k, v in limits.items()}, 1e-4)
-    masked = exact.masks(stream("masks"))
+    masked = structure.masks(stream("masks"))
     enter("no pixel hidden: the same chain", {"mask/empty": masked["empty"]}, 0.0, "1")
     enter("every pixel hidden: a chain of the prior", {"mask/full": masked["full"]}, 4.0, ERRORS)
     enter(
         "hand-written score and Hessian of the generators, relative to autograd",
-        exact.derivative_errors(stream("derivatives")),
+        structure.derivative_errors(stream("derivatives")),
         1e-9,
         "1",
     )

@@ -249,7 +249,8 @@ def error_by_step_size(
     z, noise = draw((len(x), t.dim), t.steps, stream, x.dtype)
     target = log_joint(trainer.generator, x, t.sigma)
     with torch.no_grad():
-        ends = [short_run(target, z, s, t.steps, noise) for s in grid]
+        given = noise if t.noisy else None
+        ends = [short_run(target, z, s, t.steps, given) for s in grid]
         errors = [float((trainer.generator(e) - x).square().mean()) for e in ends]
     return [e if math.isfinite(e) else None for e in errors]
 

@@ -12,22 +12,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmcnb.kernels.gradients import score
-from lmcnb.kernels.hessian import second_order
 from lmcnb.methods.short_run import (
     draw,
-    gradient_search,
     log_density_gap,
-    log_likelihood,
-    objective,
     short_run,
     transport,
 )
+from lmcnb.methods.short_run_likelihood import log_likelihood
 from lmcnb.methods.short_run_marginal import marginal_bounds, marginal_search
+from lmcnb.methods.short_run_search import gradient_search
 from lmcnb.methods.short_run_theory import divergences, fixed_points, minimizer
 from lmcnb.models.linear_gaussian import LinearGaussian
-from lmcnb.models.observed import LogJoint, log_joint
-from lmcnb.models.top_down import TopDown
+from lmcnb.models.observed import LogJoint
 
 F64 = torch.float64
 PRECISION, MEAN = (2.0, 10.0), (0.5, -1.0)  # the reference instance
@@ -213,148 +209,11 @@ def bound_in_many_dimensions(stream: torch.Generator, chains: int = 64) -> dict[
     grid = [0.01 * i for i in range(8, 45)]
     found = marginal_search(target, start, grid, steps, noise)
     lam = torch.full((dim,), 10.0, dtype=F64)
-    s, least = min((o.value or math.inf, o.step_size) for o in found.visited)[::-1]
+    least, s = min((o.value, o.step_size) for o in found.visited if o.value is not None)
     assert isinstance(s, float)
     exactly = divergences(lam, None, s, steps).marginal
     known = minimizer("marginal", lam, None, steps, STEEP)[0]
     return {"step_size": s / known, "excess": least + log_marginal - exactly}
-
-
-# ---- one dimension, not linear, by quadrature
-
-X, SIGMA_1D, STEPS_1D = (0.5, 0.3), 0.3, 10
-
-
-def curved(z: Tensor) -> Tensor:
-    """g(z) = (tanh z, sin(z) / 2) of z `(..., 1)`."""
-    return torch.cat([torch.tanh(z), 0.5 * torch.sin(z)], -1)
-
-
-class Curves(NamedTuple):
-    """Divergences of the one-dimensional case at one step size, nats."""
-
-    log_det: float  # of the noise-free chain, mean
-    noise_free: float
-    marginal: float
-    injective: bool
-
-
-def one_dimensional(step_size: float, points: int = 3601) -> Curves:
-    """KL of the noise-free chain, and of the noisy chain's own law, on a grid over [-9, 9]."""
-    target = LogJoint(curved, torch.tensor([X], dtype=F64), SIGMA_1D)
-    grid = torch.linspace(-9, 9, points, dtype=F64)
-    h = float(grid[1] - grid[0])
-    with torch.no_grad():
-        log_p = target(grid[:, None])
-    log_z = float(torch.logsumexp(log_p, 0)) + math.log(h)
-    t = transport(target, grid[:, None], step_size, STEPS_1D)
-    prior = torch.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi)
-    log_det = float((prior * t.log_det).sum() * h)
-    gap = log_density_gap(t, grid[:, None])
-    noise_free = float((prior * gap).sum() * h) + log_z
-    eta = 0.5 * step_size**2
-    centre = (grid[:, None] + eta * score(target, grid[:, None])).squeeze(-1)
-    kernel = torch.exp(-0.5 * ((grid[:, None] - centre) / step_size) ** 2)
-    kernel = kernel * (h / (step_size * math.sqrt(2 * math.pi)))
-    q = prior
-    for _ in range(STEPS_1D):
-        q = kernel @ q
-    inside = q > 1e-300
-    marginal = float((q[inside] * (q[inside].log() - log_p[inside])).sum() * h) + log_z
-    return Curves(log_det, noise_free, marginal, float(t.smallest) > 0)
-
-
-def frozen_1d(step_size: float, stream: torch.Generator, draws: int) -> tuple[float, float]:
-    """J + log p(x) of the noisy chain in the one-dimensional case, and its standard error."""
-    target = LogJoint(curved, torch.tensor([X], dtype=F64), SIGMA_1D)
-    grid = torch.linspace(-9, 9, 3601, dtype=F64)
-    with torch.no_grad():
-        log_z = float(torch.logsumexp(target(grid[:, None]), 0)) + math.log(
-            float(grid[1] - grid[0])
-        )
-    z, noise = draw((draws, 1), STEPS_1D, stream, F64)
-    t = transport(target, z, step_size, STEPS_1D, noise)
-    gap = log_density_gap(t, z) + log_z
-    return float(gap.mean()), float(gap.std()) / math.sqrt(draws)
-
-
-# ---- structure
-
-
-def unrolled_error(
-    stream: torch.Generator, latent: tuple[int, ...] = (16,), steps: int = 25
-) -> float:
-    """Largest difference of the log-determinant by eigenvalues and by the unrolled Jacobian."""
-    network = TopDown(latent, 20, 24, stream).double().requires_grad_(False)
-    x = torch.tanh(torch.randn(4, 20, generator=stream, dtype=F64))
-    z, noise = draw((4, network.dim), steps, stream, F64)
-    target = log_joint(network, x, 0.5)
-    by_steps = transport(target, z, 0.15, steps, noise).log_det
-
-    def chain(start: Tensor, image: Tensor, e: Tensor) -> Tensor:
-        one = LogJoint(network, image[None], 0.5)
-        point = start[None]
-        for k in range(steps):
-            s = torch.func.grad(lambda v: one(v).sum())(point)
-            point = point + 0.5 * 0.15**2 * s + 0.15 * e[k]
-        return point[0]
-
-    J = torch.func.vmap(torch.func.jacrev(chain))(z, x, noise.transpose(0, 1))
-    return float((by_steps - torch.linalg.slogdet(J).logabsdet).abs().max())
-
-
-def limit_errors(stream: torch.Generator) -> dict[str, float]:
-    """s -> 0: no determinant, and J is E_prior U less the prior's entropy; K = 0: the prior."""
-    case = reference()
-    z, noise = draw((1000, 2), STEPS, stream, F64)
-    t = transport(case.log_joint, z, 1e-6, STEPS, noise)
-    j = objective(case.log_joint, z, 1e-6, STEPS, noise).value
-    assert j is not None
-    entropy = -0.5 * z.square().sum(-1).mean() - math.log(2 * math.pi)
-    expected = float(entropy - case.log_joint(z).mean())
-    end = short_run(case.log_joint, z, 0.1, 0)
-    return {
-        "log_det": float(t.log_det.abs().max()),
-        "objective": j - expected,
-        "prior": float((end - z).abs().max()),
-    }
-
-
-def masks(stream: torch.Generator, draws: int = 4000, steps: int = 400) -> dict[str, float]:
-    """No mask: the same chain; every pixel hidden: a chain of the prior, variance 1 / (1 - s^2/4).
-
-    The second in standard errors; s = 0.3.
-    """
-    network = TopDown((4,), 12, 16, stream).double().requires_grad_(False)
-    x = torch.tanh(torch.randn(1, 12, generator=stream, dtype=F64)).expand(draws, 12)
-    z, noise = draw((draws, 4), steps, stream, F64)
-    few = x[:50]
-    plain = short_run(log_joint(network, few, 0.3), z[:50], 0.05, 20, noise[:20, :50])
-    seen = log_joint(network, few, 0.3, torch.ones(12, dtype=F64))
-    same = short_run(seen, z[:50], 0.05, 20, noise[:20, :50])
-    hidden = log_joint(network, x, 0.3, torch.zeros(12, dtype=F64))
-    end = short_run(hidden, z, 0.3, steps, noise)
-    known = 1 / (1 - 0.3**2 / 4)
-    spread = (float(end.square().mean()) / known - 1) / math.sqrt(2 / end.numel())
-    return {"empty": float((plain - same).abs().max()), "full": spread}
-
-
-def derivative_errors(stream: torch.Generator) -> dict[str, float]:
-    """Value, score and Hessian by hand against autograd's, relative, by kind of generator."""
-    found = {}
-    for variant in ("gaussian", "wide", "ladder"):
-        network = TopDown((3, 4, 5), 20, 16, stream, variant=variant)  # type: ignore[arg-type]
-        network = network.double().requires_grad_(False)
-        x = torch.randn(6, 20, generator=stream, dtype=F64)
-        z = torch.randn(6, network.dim, generator=stream, dtype=F64)
-        mask = (torch.rand(6, 20, generator=stream) > 0.3).double()
-        plain = second_order(LogJoint(network, x, 0.3, mask), z)
-        own = second_order(log_joint(network, x, 0.3, mask), z)
-        errors = [
-            float((a - b).abs().max() / b.abs().max()) for a, b in zip(own, plain, strict=True)
-        ]
-        found[f"derivatives/{variant}"] = max(errors)
-    return found
 
 
 # ---- the finding, and learning

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from lmcnb.experiments import short_run_exact as exact
-from lmcnb.experiments.short_run_cells import shape_of
+from lmcnb.experiments import short_run_quadrature as quadrature
+from lmcnb.experiments.short_run_image_figures import absent, layers, pictures
 from lmcnb.experiments.short_run_record import lost
 from lmcnb.experiments.short_run_report import by_arm, shown
 from lmcnb.lab.figures import method_style
@@ -51,7 +52,7 @@ def three_curves(frozen_1d: dict[float, tuple[float, float]]) -> tuple[Any, Arra
     left.set_title("linear-Gaussian, $\\lambda$ = (2, 10), K = 10")
     left.set_ylim(0, 3)
     t = np.linspace(0.03, 0.4, 38)
-    one = [exact.one_dimensional(float(v), 1201) for v in t]
+    one = [quadrature.one_dimensional(float(v), 1201) for v in t]
     arrays["curved/s"] = t
     for name in ("noise_free", "marginal"):
         label, color, line = CURVES[name]
@@ -115,7 +116,7 @@ def objective_by_epoch(results: Sequence[Result], dataset: str) -> tuple[Any, Ar
     own = [r for r in results if r["dataset"] == dataset and r["seed"] == results[0]["seed"]]
     own = [r for r in own if any("objective" in p for p in r["curve"])]
     if not own:
-        return _absent(f"{dataset}: no arm of images.curves was run")
+        return absent(f"{dataset}: no arm of images.curves was run")
     fig, axes = plt.subplots(1, len(own), figsize=(4.6 * len(own), 3.5), squeeze=False)
     arrays: Arrays = {}
     for ax, r in zip(axes[0], own, strict=True):
@@ -143,7 +144,7 @@ def step_size(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
     """The chosen step size during training, by every way of choosing it, every seed."""
     own = [r for r in results if r["dataset"] == dataset and r["arm"] in STEP_SIZES]
     if not any(r["searches"] for r in own):
-        return _absent(f"{dataset}: no arm of {', '.join(STEP_SIZES)} was run")
+        return absent(f"{dataset}: no arm of {', '.join(STEP_SIZES)} was run")
     fig, ax = plt.subplots(figsize=(5.6, 3.4))
     arrays: Arrays = {}
     for (_, arm), own in by_arm([r for r in results if r["dataset"] == dataset]).items():
@@ -170,7 +171,7 @@ def learning_curves(
     """Test error against epochs and against processor time; bands: the range over seeds."""
     grouped = by_arm([r for r in results if r["dataset"] == dataset and not lost(r)])
     if not any((dataset, arm) in grouped for arm in arms):
-        return _absent(f"{dataset}: no arm of {', '.join(arms)} was run to its end")
+        return absent(f"{dataset}: no arm of {', '.join(arms)} was run to its end")
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.4), sharey=True)
     arrays: Arrays = {}
     for arm in arms:
@@ -201,7 +202,7 @@ def objective_and_error(results: Sequence[Result], dataset: str, arm: str) -> tu
     """The objectives of a trained model beside the test error of its chains; first seed."""
     found = [r for r in results if (r["dataset"], r["arm"]) == (dataset, arm)]
     if not found or "sweep_noisy" not in found[0]:
-        return _absent(f"{dataset}: {arm} was not run as one of images.curves")
+        return absent(f"{dataset}: {arm} was not run as one of images.curves")
     own = found[0]
     fig, ax = plt.subplots(figsize=(5.6, 3.5))
     arrays: Arrays = {}
@@ -229,72 +230,6 @@ def objective_and_error(results: Sequence[Result], dataset: str, arm: str) -> tu
     handles = [h for a in (ax, twin) for h in a.get_legend_handles_labels()[0]]
     ax.legend(handles, [str(h.get_label()) for h in handles], fontsize=7)
     ax.set_title(f"{dataset}: {shown(arm)}", fontsize=9)
-    return fig, arrays
-
-
-def pictures(results: Sequence[Result], dataset: str, arms: Sequence[str]) -> tuple[Any, Arrays]:
-    """Test images, reconstructions and generated images; first seed."""
-    own = {r["arm"]: r for r in reversed(results) if r["dataset"] == dataset}
-    shown_arms = [a for a in arms if a in own and "pictures" in own[a]]
-    if not shown_arms:
-        return _absent(f"{dataset}: no arm of {', '.join(arms)} was run to its end")
-    rows = [("test images", own[shown_arms[0]]["pictures"]["test"])]
-    rows += [
-        (f"{shown(a)}:\nreconstructed", own[a]["pictures"]["reconstructed"]) for a in shown_arms
-    ]
-    rows += [(f"{shown(a)}:\ngenerated", own[a]["pictures"]["generated"]) for a in shown_arms]
-    return _rows(rows, dataset)
-
-
-def inpainting(results: Sequence[Result], dataset: str, arm: str) -> tuple[Any, Arrays]:
-    """Images, what is seen of them, and what the chain makes of it; first seed."""
-    found = [r for r in results if (r["dataset"], r["arm"]) == (dataset, arm)]
-    if not found or "inpainted" not in found[0]:
-        return _absent(f"{dataset}: {arm} was not run to its end")
-    rows = []
-    for name, part in found[0]["inpainted"].items():
-        original, mask = np.array(part["original"]), np.array(part["mask"])
-        rows += [
-            ("original", original.tolist()),
-            (f"{name} hidden", np.where(mask > 0, original, 128).tolist()),
-            ("inpainted", part["inpainted"]),
-        ]
-    return _rows(rows, dataset)
-
-
-def _rows(rows: Sequence[tuple[str, Any]], dataset: str) -> tuple[Any, Arrays]:
-    shape = shape_of(dataset)
-    columns = len(rows[0][1])
-    fig, axes = plt.subplots(
-        len(rows), columns, figsize=(0.62 * columns + 1.6, 0.66 * len(rows)), squeeze=False
-    )
-    arrays: Arrays = {}
-    for i, (line, (label, images)) in enumerate(zip(axes, rows, strict=True)):
-        stack = np.array(images, dtype=np.uint8).reshape(columns, *shape)
-        arrays[f"{i} {label}".replace("\n", " ").replace(":", "")] = stack
-        for ax, image in zip(line, stack, strict=True):
-            _show(ax, image)
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
-    return fig, arrays
-
-
-def layers(results: Sequence[Result], arm: str) -> tuple[Any, Arrays]:
-    """Coloured digits: in every row of a panel one layer's noise is drawn anew; first seed."""
-    own = next(r for r in results if r["arm"] == arm and "layers" in r.get("pictures", {}))
-    grids = own["pictures"]["layers"]
-    shape = shape_of(own["dataset"])
-    fig, axes = plt.subplots(1, len(grids), figsize=(3.4 * len(grids), 2.1))
-    arrays: Arrays = {}
-    for i, (ax, grid) in enumerate(zip(axes, grids, strict=True)):
-        rows, columns = 4, 8
-        stack = np.array(grid, dtype=np.uint8).reshape(rows, columns, *shape)
-        tiles = stack.transpose(0, 3, 1, 4, 2).reshape(rows * shape[1], columns * shape[2], 3)
-        ax.imshow(tiles, interpolation="nearest")
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.set_title(f"layer {i + 1} of {len(grids)} drawn anew", fontsize=8)
-        arrays[f"layer={i + 1}"] = stack
-    axes[0].set_ylabel("one base a row", fontsize=8)
     return fig, arrays
 
 
@@ -366,22 +301,3 @@ def of_longer_profiles(results: Sequence[Result], first: str) -> Iterator[Drawn]
             yield Drawn(f"step_size_{dataset}", *step_size(results, dataset), alt)
         alt = f"{dataset}: test images, reconstructions and generated images."
         yield Drawn(f"pictures_{dataset}", *pictures(results, dataset, SHOWN), alt)
-
-
-def _absent(why: str) -> tuple[Any, Arrays]:
-    """In the place of a figure whose arms this run does not have."""
-    fig, ax = plt.subplots(figsize=(5.6, 0.6))
-    ax.set_axis_off()
-    ax.text(0.5, 0.5, f"nothing to draw: {why}", ha="center", va="center", fontsize=8)
-    return fig, {"absent": np.array([1])}
-
-
-def _show(ax: Any, image: np.ndarray) -> None:
-    if image.ndim == 3:
-        ax.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-    else:
-        ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for side in ax.spines.values():
-        side.set_visible(False)

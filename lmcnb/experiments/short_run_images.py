@@ -24,10 +24,10 @@ from lmcnb.lab.randomness import generator
 from lmcnb.lab.training import fit
 from lmcnb.methods.short_run import Objective
 from lmcnb.methods.short_run_marginal import Bracket
+from lmcnb.methods.short_run_settings import Training
 from lmcnb.methods.short_run_training import (
     Streams,
     Trainer,
-    Training,
     doubled,
     spaced,
     to_unit,
@@ -139,7 +139,7 @@ def judged(o: Objective) -> dict[str, Any]:
     """A point of a curve J(s), as it is kept; without eigenvalues where there were none."""
     point = {"s": o.step_size, "value": o.value, "se": o.se}
     if o.negative == o.negative:
-        point |= {"smallest": o.smallest, "negative": o.negative}
+        point |= {"smallest": o.smallest, "largest": o.largest, "negative": o.negative}
     return point
 
 

@@ -139,6 +139,16 @@ def _pairs(run: Any, results: Sequence[Result]) -> None:
                 )
 
 
+def _place(choice: Mapping[str, Any]) -> str:
+    """Where on its grid a chosen step size lies, if not inside."""
+    s = choice["step_size"]
+    tried = [v[0] for v in choice["visited"]]
+    if s in (min(tried), max(tried)):
+        return "at an end of the grid"
+    usable = [v[0] for v in choice["visited"] if v[1] is not None]
+    return "the largest usable one: no minimum was seen" if s == max(usable) else ""
+
+
 def chain_notes(run: Any, results: Sequence[Result]) -> list[str]:
     """What must be said of latents that collapsed, of chains that are unstable, of searches."""
     lines = []
@@ -159,15 +169,11 @@ def chain_notes(run: Any, results: Sequence[Result]) -> list[str]:
                 f"{name}: the chain is unstable: given the image a latent's variance is "
                 f"{max(own['within']):.3g}, where the prior's is 1; take a smaller step_size"
             )
-        chosen = [
-            c["step_size"] in (min(tried), max(tried))
-            for c in r["searches"]
-            if len(tried := [v[0] for v in c["visited"]]) > 2 and r["arm"].find("gradient") < 0
+        at = [_place(c) for c in r["searches"] if c["step_size"] and "gradient" not in r["arm"]]
+        lines += [
+            f"{name}: {at.count(place)} of {len(at)} chosen step sizes are {place}"
+            for place in sorted({*at} - {""})
         ]
-        if any(chosen):
-            lines.append(
-                f"{name}: {sum(chosen)} of {len(chosen)} chosen step sizes at an end of the grid"
-            )
         failed = [c["epoch"] for c in r["searches"] if c["step_size"] is None]
         if failed:
             lines.append(f"{name}: no step size of the grid was usable at epochs {failed}")

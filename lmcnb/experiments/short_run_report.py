@@ -151,6 +151,7 @@ def objective_table(results: Sequence[Result], arm: str, dataset: str) -> list[d
             "J, noise-free chain": value(free, s),
             "marginal bound": value(marginal, s),
             "smallest eigenvalue": given.get(s, {}).get("smallest"),
+            "largest": given.get(s, {}).get("largest"),
             "negative (%)": 100 * given[s]["negative"] if s in given else None,
             "test error": errors.get(s),
         }

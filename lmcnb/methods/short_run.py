@@ -24,7 +24,7 @@ Units: nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import NamedTuple
 
@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from lmcnb.errors import UsageError
-from lmcnb.evaluation.importance_weighted import Bound, importance_weighted_bound
 from lmcnb.kernels import ula
 from lmcnb.kernels.gradients import LogDensity, score
 from lmcnb.kernels.hessian import second_order
@@ -117,7 +116,7 @@ def _check(z: Tensor, step_size: StepSize, steps: int, noise: Tensor | None) -> 
         )
 
 
-def _check_exact(log_joint: LogDensity, z: Tensor) -> None:
+def require_exact(log_joint: LogDensity, z: Tensor) -> None:
     """Refuse what has no log-determinant of use.
 
     Raises:
@@ -151,6 +150,7 @@ class Transport(NamedTuple):
     log_joint: Tensor  # log p(x, z_K), (...)
     log_det: Tensor  # log |det dz_K / dz_0|, (...)
     smallest: Tensor  # smallest eigenvalue of any step's Jacobian, ()
+    largest: Tensor  # above 1 where U is not convex, ()
     negative: Tensor  # share of negative eigenvalues, ()
 
 
@@ -172,6 +172,7 @@ def transport(
     eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
     log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
     smallest = torch.full((), math.inf, dtype=z.dtype, device=z.device)
+    largest = -smallest
     negative = torch.zeros((), dtype=z.dtype, device=z.device)
     for k in range(steps):
         _, gradient, hessian = second_order(log_joint, z, chunk=TANGENTS)  # of log p = -U
@@ -180,9 +181,10 @@ def transport(
         eigenvalues = torch.linalg.eigvalsh(torch.where(finite[..., None, None], jacobian, eye))
         log_det = log_det + torch.where(finite, eigenvalues.abs().log().sum(-1), math.nan)
         smallest = torch.minimum(smallest, eigenvalues.detach().amin())
+        largest = torch.maximum(largest, eigenvalues.detach().amax())
         negative = negative + (eigenvalues < 0).to(z.dtype).mean() / steps
         z = move(z, gradient, eta, None if noise is None else noise[k])
-    return Transport(z, log_joint(z), log_det, smallest, negative)
+    return Transport(z, log_joint(z), log_det, smallest, largest, negative)
 
 
 class Objective(NamedTuple):
@@ -193,6 +195,7 @@ class Objective(NamedTuple):
     se: float | None  # its standard error over the examples' draws
     log_det: float  # mean
     smallest: float  # smallest eigenvalue of a step's Jacobian
+    largest: float  # above 1 where U is not convex
     negative: float  # share of negative eigenvalues
     reason: str | None  # why it is unusable
 
@@ -215,7 +218,7 @@ def objective(
         UsageError: the density has kinks (`kernels.smoothness`), step_size is not positive, or
             arguments do not fit each other.
     """
-    _check_exact(log_joint, z)
+    require_exact(log_joint, z)
     with torch.no_grad():
         t = transport(log_joint, z, step_size, steps, noise)
         gap = log_density_gap(t, z)
@@ -232,6 +235,7 @@ def objective(
         float(gap.std()) / math.sqrt(gap.numel()) if usable and gap.numel() > 1 else None,
         float(t.log_det.mean()),
         smallest,
+        float(t.largest),
         negative,
         reason,
     )
@@ -253,208 +257,3 @@ def too_large(s: float | list[float], smallest: float, negative: float, finite: 
         f"step_size = {s}: {negative:.1%} of the eigenvalues of a step's Jacobian are negative, "
         f"the smallest {smallest:.3g}, at {about}: {bound}; take a smaller step"
     )
-
-
-class Search(NamedTuple):
-    """A step size, and how it was found."""
-
-    step_size: float | list[float] | None  # None: no usable one was seen
-    visited: list[Objective]
-
-
-def grid_search(
-    log_joint: LogDensity, z: Tensor, grid: Sequence[float], steps: int, noise: Tensor | None
-) -> Search:
-    """The step size of `grid` with the least J, all with the same z_0 and noise."""
-    return best([objective(log_joint, z, s, steps, noise) for s in checked_grid(grid)])
-
-
-def checked_grid(grid: Sequence[float]) -> list[float]:
-    """The step sizes of a grid as numbers.
-
-    Raises:
-        UsageError: it is empty, or holds something else than positive numbers.
-    """
-    values = [s.item() if hasattr(s, "item") else s for s in grid]
-    if not values:
-        raise UsageError("grid: at least one step size is needed")
-    for s in values:
-        try:
-            half_square(s)
-        except UsageError as error:
-            raise UsageError(f"grid={values!r}: {error}") from None
-    return values
-
-
-def best(visited: list[Objective]) -> Search:
-    """The step size of the least usable value."""
-    usable = [o for o in visited if o.value is not None]
-    if not usable:
-        return Search(None, visited)
-    return Search(min(usable, key=lambda o: o.value or 0.0).step_size, visited)
-
-
-class PastGuard(UsageError):
-    """The gradient search cannot start where it was told to."""
-
-
-def gradient_search(
-    log_joint: LogDensity,
-    z: Tensor,
-    start: float | Sequence[float],
-    steps: int,
-    noise: Tensor | None,
-    *,
-    learning_rate: float = 0.05,
-    iterations: int = 40,
-    guard: float = 0.05,
-    layers: Sequence[int] | None = None,
-) -> Search:
-    """Minimize J over log s by Adam, with one fixed z_0 and noise; the least J visited wins.
-
-    Past the injective steps the gradient is huge and means nothing. A move to a step size at which
-    an eigenvalue of a step's Jacobian falls below `guard` is therefore taken back by half (in
-    log s) until it does not. Start from a small step.
-
-    Args:
-        log_joint: as in `states`.
-        z: z_0, `(n, dim)`, float64.
-        start: s, or one for every layer.
-        steps: K.
-        noise: as in `states`.
-        learning_rate: of Adam, on log s.
-        iterations: of Adam.
-        guard: the least eigenvalue allowed, in (0, 1).
-        layers: the dimension of every layer, for a step size each; None: one step size.
-
-    Raises:
-        PastGuard: `start` is already past the guard.
-        UsageError: the density has kinks, or arguments do not fit each other.
-    """
-    _check_exact(log_joint, z)
-    if not 0 < guard < 1:
-        raise UsageError(f"guard={guard!r}: a number between 0 and 1 is needed")
-    if type(iterations) is not int or iterations < 0:
-        raise UsageError(f"iterations={iterations!r}: an integer of at least 0 is needed")
-    if layers is not None and sum(layers) != z.shape[-1]:
-        raise UsageError(f"layers={layers!r}: {sum(layers)} dimensions, z has {z.shape[-1]}")
-    values = torch.as_tensor(start, dtype=z.dtype, device=z.device)
-    half_square(values)
-    sizes = None if layers is None else torch.tensor(list(layers), device=z.device)
-    if sizes is not None and values.dim() == 0:
-        values = values.expand(len(sizes))
-    if values.shape != (() if sizes is None else sizes.shape):
-        raise UsageError(f"start={start!r}: one number, or one for every one of layers={layers!r}")
-    rho = values.log().clone()
-    adam = torch.optim.Adam([rho], lr=learning_rate)
-
-    def spread(log_s: Tensor) -> Tensor:
-        s = log_s.exp()
-        return s if sizes is None else s.repeat_interleave(sizes)
-
-    def value(log_s: Tensor) -> tuple[Tensor, Transport]:
-        t = transport(log_joint, z, spread(log_s), steps, noise)
-        return log_density_gap(t, z).mean(), t
-
-    visited: list[Objective] = []
-    before: Tensor | None = None
-    for _ in range(iterations + 1):
-        gradient, seen = _derivatives(value, rho)
-        while seen is None or not math.isfinite(seen.value or math.nan) or seen.smallest < guard:
-            if before is None:
-                smallest = math.nan if seen is None else seen.smallest
-                raise PastGuard(
-                    f"start={start!r}: an eigenvalue of a step's Jacobian is {smallest:.3g} "
-                    f"there, below guard={guard}; start from a smaller step"
-                )
-            rho.copy_(0.5 * (rho + before))
-            gradient, seen = _derivatives(value, rho)
-        visited.append(seen)
-        before = rho.clone()
-        rho.grad = gradient
-        adam.step()
-    return best(visited)
-
-
-def _derivatives(
-    value: Callable[[Tensor], tuple[Tensor, Transport]], rho: Tensor
-) -> tuple[Tensor, Objective | None]:
-    """dJ / d log s by forward mode, and J, at rho = log s; None where s is no number."""
-    gradient = torch.zeros_like(rho)
-    s = rho.exp()
-    if not bool((torch.isfinite(s) & (s > 0)).all()):
-        return gradient, None
-    directions = torch.eye(max(1, rho.numel()), dtype=rho.dtype, device=rho.device)
-    for i, direction in enumerate(directions):
-        j, slope, t = torch.func.jvp(  # type: ignore[misc]
-            value, (rho,), (direction.view(rho.shape),), has_aux=True
-        )
-        gradient.view(-1)[i] = slope
-    own = Objective(
-        s.tolist(),
-        float(j.detach()),
-        None,
-        float(t.log_det.mean()),
-        float(t.smallest),
-        float(t.negative),
-        None,
-    )
-    return gradient, own
-
-
-def log_likelihood(
-    log_joint: LogDensity,
-    dim: int,
-    step_size: StepSize,
-    steps: int,
-    samples: int,
-    generator: torch.Generator,
-    *,
-    noisy: bool = False,
-) -> Bound:
-    """log p(x) of every example by importance sampling with q = the chain's pushed-forward prior.
-
-    log (1/M) sum_m p(x, z^m) / q(z^m | e^m): where the steps are injective a lower bound in
-    expectation and exact as M grows, with any noise, since q(z | e) is a density for every e. Where
-    they are not, q is too small and the value too large: it is withheld, as `objective`'s is.
-
-    Args:
-        log_joint: a density over `(n, dim)` with its `x`, as `models.observed.LogJoint`.
-        dim: of z.
-        step_size: s.
-        steps: K.
-        samples: M, at least 2.
-        generator: source of z_0 and of the noise.
-        noisy: whether the chain has noise.
-
-    Raises:
-        UsageError: more than one percent of the eigenvalues of a step's Jacobian are negative, the
-            chain is not finite, x is not float64, or the density has kinks.
-    """
-    x = getattr(log_joint, "x", None)
-    if not isinstance(x, Tensor) or x.dtype != torch.float64:
-        raise UsageError("log_joint: a density with its images `x` in torch.float64 is needed")
-    n = len(x)
-    if type(samples) is not int or samples < 2:
-        raise UsageError(f"samples={samples!r}: an integer of at least 2 is needed")
-    _check_exact(log_joint, torch.zeros(n, dim, dtype=torch.float64, device=x.device))
-    at_once = max(1, CHUNK // n)
-    found = []
-    smallest, negative = math.inf, 0.0
-    for first in range(0, samples, at_once):
-        shape = (min(at_once, samples - first), n, dim)
-        z, noise = draw(shape, steps, generator, torch.float64)
-        with torch.no_grad():
-            t = transport(log_joint, z, step_size, steps, noise if noisy else None)
-        found.append(-log_density_gap(t, z))
-        smallest = min(smallest, float(t.smallest))
-        negative += float(t.negative) * shape[0] / samples
-    finite = all(bool(torch.isfinite(w).all()) for w in found)
-    if not finite or negative > NEGATIVE:
-        s = step_size.tolist() if isinstance(step_size, Tensor) else float(step_size)
-        raise UsageError(too_large(s, smallest, negative, finite))
-    weights = iter(torch.cat(found))
-    return importance_weighted_bound(lambda: next(weights), samples)
-
-
-CHUNK = 4096  # chains at once

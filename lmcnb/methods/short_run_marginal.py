@@ -27,7 +27,8 @@ from torch import Tensor
 
 from lmcnb.errors import UsageError
 from lmcnb.kernels.gradients import LogDensity, score
-from lmcnb.methods.short_run import Objective, Search, best, checked_grid, half_square, short_run
+from lmcnb.methods.short_run import Objective, half_square, short_run
+from lmcnb.methods.short_run_search import Search, best, checked_grid
 
 
 class Bracket(NamedTuple):
@@ -93,6 +94,7 @@ def marginal_search(
                 s,
                 found.upper if usable else None,
                 found.upper_se if usable and z.shape[1] > 1 else None,
+                unknown,
                 unknown,
                 unknown,
                 unknown,

@@ -19,6 +19,7 @@ from lmcnb.errors import Paused, UsageError
 from lmcnb.experiments import short_run_evaluation as measure
 from lmcnb.experiments import short_run_figures as figures
 from lmcnb.experiments import short_run_hierarchy as hierarchy
+from lmcnb.experiments import short_run_image_figures as image_figures
 from lmcnb.experiments import short_run_images as images
 from lmcnb.experiments import short_run_record as record
 from lmcnb.experiments import short_run_report as report
@@ -27,7 +28,8 @@ from lmcnb.lab import config
 from lmcnb.lab.files import load_checkpoint
 from lmcnb.lab.training import fit
 from lmcnb.methods import short_run as sri
-from lmcnb.methods.short_run_training import Streams, Trainer, Training
+from lmcnb.methods.short_run_settings import Training
+from lmcnb.methods.short_run_training import Streams, Trainer
 from lmcnb.models.observed import LogJoint, log_joint
 from lmcnb.models.top_down import TopDown
 from lmcnb.papers.short_run import Settings, parse_arm
@@ -452,6 +454,7 @@ def test_collapse_and_failed_searches_are_said(
             {"epoch": 2.0, "step_size": None, "visited": [[0.1, None, 0.5]]},
             {"epoch": 3.0, "step_size": 0.3, "visited": [[0.1, 5, 0], [0.2, 4, 0], [0.3, 3, 0]]},
             {"epoch": 4.0, "step_size": 0.2, "visited": [[0.1, 5, 0], [0.2, 2, 0], [0.3, 3, 0]]},
+            {"epoch": 5.0, "step_size": 0.2, "visited": [[0.1, 5, 0], [0.2, 2, 0], [0.3, None, 1]]},
         ],
     }
     lines = record.chain_notes(FakeRun(run.directory), [bad])
@@ -459,8 +462,9 @@ def test_collapse_and_failed_searches_are_said(
     assert "1.0%" in lines[0]
     assert "unstable" in lines[1]
     assert "variance is 7" in lines[1]
-    assert "1 of 2 chosen step sizes" in lines[2]
-    assert "epochs [2.0]" in lines[3]
+    assert "1 of 3 chosen step sizes are at an end of the grid" in lines[2]
+    assert "1 of 3 chosen step sizes are the largest usable one" in lines[3]
+    assert "epochs [2.0]" in lines[4]
     fine = {**bad, "latents": {"explained": [0.6], "collapsed": False, "within": [0.5, 1.1]}}
     assert record.chain_notes(FakeRun(run.directory), [{**fine, "searches": []}]) == []
 
@@ -500,8 +504,8 @@ def test_figures_draw_what_they_are_given(
         figures.step_size(results, "digits"),
         figures.learning_curves(results, "digits", ["VAE", "SRI", "SRI-L3"]),
         figures.objective_and_error(results, "digits", "SRI-s0.2"),
-        figures.pictures(results, "digits", ["VAE", "SRI"]),
-        figures.inpainting(results, "digits", "SRI"),
+        image_figures.pictures(results, "digits", ["VAE", "SRI"]),
+        image_figures.inpainting(results, "digits", "SRI"),
         figures.ablation(results, "digits"),
     ]
     for fig, arrays in drawn:
@@ -523,8 +527,8 @@ def test_figures_of_arms_that_were_not_run_say_so(
         figures.step_size(few, "digits"),
         figures.learning_curves(few, "digits", figures.SHOWN),
         figures.objective_and_error(few, "digits", "SRI-s0.2"),
-        figures.pictures(few, "digits", ["VAE", "SRI"]),
-        figures.inpainting(few, "digits", "SRI-s0.2"),
+        image_figures.pictures(few, "digits", ["VAE", "SRI"]),
+        image_figures.inpainting(few, "digits", "SRI-s0.2"),
     ]
     for fig, arrays in drawn:
         assert list(arrays) == ["absent"]

@@ -13,6 +13,8 @@ import torch
 
 from lmcnb.experiments import short_run_checks as checks
 from lmcnb.experiments import short_run_exact as exact
+from lmcnb.experiments import short_run_quadrature as quadrature
+from lmcnb.experiments import short_run_structure as structure
 
 
 class FakeRun(SimpleNamespace):
@@ -35,13 +37,13 @@ def missing(name: str) -> Callable[..., Any]:
     return lambda *a, **k: pytest.fail(f"{name} has no stand-in in right()")
 
 
-def quadrature(error: float) -> Callable[..., exact.Curves]:
+def curves(error: float) -> Callable[..., quadrature.Curves]:
     """The known curves, one of them wrong."""
 
-    def found(s: float, points: int) -> exact.Curves:
+    def found(s: float, points: int) -> quadrature.Curves:
         log_det, noise_free, marginal = checks.QUADRATURE[s]
         wrong = error if s == 0.2 else 0.0
-        return exact.Curves(log_det, noise_free, marginal - wrong, True)
+        return quadrature.Curves(log_det, noise_free, marginal - wrong, True)
 
     return found
 
@@ -58,7 +60,7 @@ def frozen(errors: float) -> Callable[..., tuple[float, float]]:
 
 
 def right() -> dict[str, Callable[..., Any]]:
-    """Stand-ins of the functions of `short_run_exact` that find no error at all."""
+    """Stand-ins of the functions that find no error at all."""
     return {
         "formulas": answer({"a": 0.0, "b": 0.0}),
         "estimator": lambda *a: {"noise_free/s=0.1": 0.0, "log_det": 0.0},
@@ -66,7 +68,7 @@ def right() -> dict[str, Callable[..., Any]]:
         "searches": answer({"noise_free": 0.0, "frozen": 0.0}),
         "own_law": answer({"outside": 0.0, "width": 0.0}),
         "likelihood_error": answer(0.0),
-        "one_dimensional": quadrature(0.0),
+        "one_dimensional": curves(0.0),
         "frozen_1d": frozen(0.0),
         "unrolled_error": answer(0.0),
         "limit_errors": answer({"log_det": 0.0, "objective": 0.0, "prior": 0.0}),
@@ -101,7 +103,7 @@ CASES: list[tuple[str, float, str, Poison]] = [  # words of the check, allowed, 
     ("closed form lies between", 4.0, "own_law", lambda v: answer({"outside": v, "width": 0.0})),
     ("they are close", 0.05, "own_law", lambda v: answer({"outside": 0.0, "width": v})),
     ("importance-sampled", 0.05, "likelihood_error", lambda v: answer(v)),
-    ("by quadrature", 1e-3, "one_dimensional", quadrature),
+    ("by quadrature", 1e-3, "one_dimensional", curves),
     ("the same, J with the noise given", 4.0, "frozen_1d", frozen),
     ("unrolled Jacobian", 1e-8, "unrolled_error", lambda v: answer(v)),
     ("s to 0, and K = 0", 1e-4, "limit_errors", lambda v: answer({"objective": v, "prior": 0.0})),
@@ -112,15 +114,20 @@ CASES: list[tuple[str, float, str, Poison]] = [  # words of the check, allowed, 
     ("fixed point of learning", 0.005, "learning", lambda v: answer({"learning/s=0.2": v})),
 ]
 NAMES = [words for words, *_ in CASES]
+HOME = {
+    name: module
+    for module in (exact, quadrature, structure)
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if function.__module__ == module.__name__
+}
 
 
 def rows_with(monkeypatch: pytest.MonkeyPatch, **changed: Callable[..., Any]) -> list[dict]:
     """The checks of stand-ins; a real function would be slow, so that one without fails."""
-    for name, function in inspect.getmembers(exact, inspect.isfunction):
-        if function.__module__ == exact.__name__:
-            monkeypatch.setattr(exact, name, missing(name))
+    for name, module in HOME.items():
+        monkeypatch.setattr(module, name, missing(name))
     for name, function in (right() | changed).items():
-        monkeypatch.setattr(exact, name, function)
+        monkeypatch.setattr(HOME[name], name, function)
     return checks.exact_answers(FakeRun())
 
 
@@ -164,7 +171,7 @@ def test_a_mask_that_hides_nothing_may_change_nothing_at_all(
 def test_the_real_answers_pass_their_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the fewest draws; those that take seconds have tests of their own."""
     for name in ("searches", "own_law", "masks", "learning", "bound_in_many_dimensions"):
-        monkeypatch.setattr(exact, name, right()[name])
+        monkeypatch.setattr(HOME[name], name, right()[name])
     run = FakeRun()
     rows = checks.exact_answers(run)
     assert failed(rows) == []

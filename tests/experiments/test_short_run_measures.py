@@ -18,7 +18,8 @@ from lmcnb.experiments.short_run_cells import ImageCell, Split, cells_of, read
 from lmcnb.lab.randomness import generator
 from lmcnb.methods import short_run as sri
 from lmcnb.methods.short_run_marginal import marginal_bounds
-from lmcnb.methods.short_run_training import Streams, Trainer, Training, in_float64, spaced
+from lmcnb.methods.short_run_settings import Training
+from lmcnb.methods.short_run_training import Streams, Trainer, in_float64, spaced
 from lmcnb.models.observed import log_joint
 from lmcnb.papers.short_run import Settings
 

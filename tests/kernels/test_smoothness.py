@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from lmcnb.errors import UsageError
 from lmcnb.kernels.smoothness import kinks, require_smooth
-from lmcnb.methods.short_run import gradient_search, log_likelihood, objective
+from lmcnb.methods.short_run import objective
+from lmcnb.methods.short_run_likelihood import log_likelihood
+from lmcnb.methods.short_run_search import gradient_search
 from lmcnb.models.conv_generators import OneLayer
 from lmcnb.models.observed import LogJoint, log_joint
 from lmcnb.models.top_down import TopDown

@@ -10,9 +10,13 @@ from torch import Tensor
 
 from lmcnb.errors import UsageError
 from lmcnb.experiments import short_run_exact as exact
+from lmcnb.experiments import short_run_quadrature as quadrature
+from lmcnb.experiments import short_run_structure as structure
 from lmcnb.kernels.gradients import score
 from lmcnb.kernels.hessian import second_order
 from lmcnb.methods import short_run as sri
+from lmcnb.methods import short_run_likelihood as likelihood
+from lmcnb.methods import short_run_search as choice
 from lmcnb.methods import short_run_theory as theory
 from lmcnb.models.observed import LogJoint, TopDownLogJoint, log_joint
 from lmcnb.models.top_down import TopDown
@@ -94,7 +98,7 @@ def test_gradient_search_finds_the_minimizers() -> None:
 def test_grid_search_takes_the_least_usable_value() -> None:
     case = exact.reference()
     z, noise = exact.whitened(60, 2, 10, generator())
-    found = sri.grid_search(case.log_joint, z, (0.1, 0.16, 0.3, 0.5), 10, noise)
+    found = choice.grid_search(case.log_joint, z, (0.1, 0.16, 0.3, 0.5), 10, noise)
     assert found.step_size == 0.16
     known = theory.divergences(case.precision, case.mean, 0.16, 10).frozen
     value = found.visited[1].value
@@ -125,7 +129,7 @@ def test_importance_sampled_log_likelihood(seed: int) -> None:
 def test_importance_sampling_with_the_noise_given() -> None:
     """q(z | e) is a density for every e, so that the noisy chain is right, too."""
     case = exact.reference()
-    bound = sri.log_likelihood(case.log_joint, 2, 0.12, 10, 100_000, generator(), noisy=True)
+    bound = likelihood.log_likelihood(case.log_joint, 2, 0.12, 10, 100_000, generator(), noisy=True)
     assert abs(float(bound.value[0]) - case.log_marginal) < 0.05
 
 
@@ -144,18 +148,18 @@ SHEET = {  # s: (E log-det, KL0, KL of the chain's own law, J and its standard e
 @pytest.mark.parametrize("s", SHEET)
 def test_the_nonlinear_case_by_quadrature(s: float) -> None:
     log_det, noise_free, marginal, frozen, its_se = SHEET[s]
-    found = exact.one_dimensional(s)
+    found = quadrature.one_dimensional(s)
     assert found.injective
     assert abs(found.log_det - log_det) < 1e-4
     assert abs(found.noise_free - noise_free) < 1e-3
     assert abs(found.marginal - marginal) < 1e-3
-    value, se = exact.frozen_1d(s, generator(1), 100_000)
+    value, se = quadrature.frozen_1d(s, generator(1), 100_000)
     assert abs(value - frozen) < 4 * math.hypot(se, its_se)
     assert value > found.marginal
 
 
 def test_beyond_injectivity_the_true_divergence_still_falls() -> None:
-    found = exact.one_dimensional(0.4)
+    found = quadrature.one_dimensional(0.4)
     assert not found.injective
     assert abs(found.marginal - 0.20904) < 1e-3
 
@@ -165,7 +169,7 @@ def test_beyond_injectivity_the_true_divergence_still_falls() -> None:
 
 @pytest.mark.parametrize("latent", [(16,), (3, 4, 5)])
 def test_log_determinant_against_the_unrolled_jacobian(latent: tuple[int, ...]) -> None:
-    assert exact.unrolled_error(generator(), latent) < 1e-8
+    assert structure.unrolled_error(generator(), latent) < 1e-8
 
 
 def test_a_step_size_for_every_dimension() -> None:
@@ -190,7 +194,7 @@ def test_a_step_size_for_every_dimension() -> None:
 
 
 def test_limits() -> None:
-    found = exact.limit_errors(generator())
+    found = structure.limit_errors(generator())
     assert found["log_det"] < 1e-9
     assert abs(found["objective"]) < 1e-4
     assert found["prior"] == 0
@@ -198,7 +202,7 @@ def test_limits() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_masks(seed: int) -> None:
-    found = exact.masks(generator(seed))
+    found = structure.masks(generator(seed))
     assert found["empty"] == 0
     assert abs(found["full"]) < 4
 
@@ -226,7 +230,7 @@ def test_derivative_of_the_objective_in_log_s() -> None:
         return sri.log_density_gap(t, z).mean(), t
 
     at = torch.tensor([0.1, 0.2], dtype=F64).log()
-    gradient, _ = sri._derivatives(value, at)
+    gradient, _ = choice._derivatives(value, at)
     h = 1e-5
     for i in range(2):
         e = torch.zeros(2, dtype=F64)
@@ -249,8 +253,8 @@ def test_a_step_size_for_every_layer_is_found() -> None:
 
     z, noise = exact.whitened(60, 3, 10, generator())
     target = Quadratic()
-    found = sri.gradient_search(target, z, 0.02, 10, noise, iterations=80, layers=(2, 1))
-    one = sri.gradient_search(target, z, 0.02, 10, noise, iterations=80)
+    found = choice.gradient_search(target, z, 0.02, 10, noise, iterations=80, layers=(2, 1))
+    one = choice.gradient_search(target, z, 0.02, 10, noise, iterations=80)
     assert isinstance(found.step_size, list)
     for s, lam in zip(found.step_size, (4.0, 100.0), strict=True):
         lams = torch.tensor([lam], dtype=F64)
@@ -408,14 +412,14 @@ def test_a_gradient_search_that_starts_too_far_is_refused_with_the_eigenvalue() 
     case = exact.reference()
     z, noise = sri.draw((20, 2), 10, generator(), F64)
     with pytest.raises(UsageError, match=r"eigenvalue .* -0.25"):
-        sri.gradient_search(case.log_joint, z, 0.5, 10, noise)
+        choice.gradient_search(case.log_joint, z, 0.5, 10, noise)
 
 
 def test_the_guard_holds_the_gradient_search_back() -> None:
     """Never is a step size visited at which an eigenvalue is below the guard."""
     case = exact.reference()
     z, noise = exact.whitened(60, 2, 10, generator())
-    found = sri.gradient_search(
+    found = choice.gradient_search(
         case.log_joint, z, 0.3, 10, noise, learning_rate=1.0, iterations=10, guard=0.3
     )
     assert all(o.smallest >= 0.3 for o in found.visited)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from lmcnb.experiments import short_run_exact as exact
+from lmcnb.experiments import short_run_quadrature as quadrature
 from lmcnb.lab.data import load
 from lmcnb.methods import short_run as sri
 from lmcnb.methods.short_run_marginal import marginal_bounds, marginal_search
-from lmcnb.methods.short_run_training import Method, Streams, Trainer, Training, in_float64, spaced
+from lmcnb.methods.short_run_settings import Method, Training
+from lmcnb.methods.short_run_training import Streams, Trainer, in_float64, spaced
 from lmcnb.models.observed import LogJoint, log_joint
 
 F64 = torch.float64
@@ -61,6 +62,7 @@ def test_the_share_of_negative_eigenvalues_is_over_examples_steps_and_dimensions
         t = sri.transport(Quadratic(eigenvalues), z, S, STEPS, given)
         assert float(t.negative) == pytest.approx(4 / 15, abs=1e-12)
         assert float(t.smallest) == pytest.approx(-0.25, abs=1e-12)
+        assert float(t.largest) == pytest.approx(1 - S**2 / 2, abs=1e-12)
         found = sri.objective(Quadratic(eigenvalues), z, S, STEPS, given)
         assert found.negative == pytest.approx(4 / 15, abs=1e-12)
         assert found.value is None
@@ -102,7 +104,7 @@ def test_the_objective_and_its_standard_error_by_hand() -> None:
 
 def test_the_marginal_search_minimizes_the_upper_bound() -> None:
     """With three chains the two bounds are far apart, and least at different step sizes."""
-    target = LogJoint(exact.curved, torch.tensor([exact.X] * 4, dtype=F64), exact.SIGMA_1D)
+    target = quadrature.posterior(4)
     grid = [0.1, 0.2, 0.3, 0.4, 0.5]
     z, noise = sri.draw((3, 4, 1), 10, generator(1), F64)
     known = [marginal_bounds(target, z, s, 10, noise) for s in grid]

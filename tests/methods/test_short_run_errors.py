@@ -17,11 +17,15 @@ from lmcnb.errors import UsageError
 from lmcnb.evaluation.frechet import frechet_distance
 from lmcnb.experiments import short_run_evaluation as measure
 from lmcnb.experiments import short_run_exact as exact
+from lmcnb.experiments import short_run_quadrature as quadrature
 from lmcnb.lab.training import fit
 from lmcnb.methods import short_run as sri
+from lmcnb.methods import short_run_likelihood as likelihood
+from lmcnb.methods import short_run_search as choice
 from lmcnb.methods import short_run_theory as theory
 from lmcnb.methods.short_run_marginal import marginal_bounds
-from lmcnb.methods.short_run_training import Streams, Trainer, Training
+from lmcnb.methods.short_run_settings import Training
+from lmcnb.methods.short_run_training import Streams, Trainer
 from lmcnb.models.observed import LogJoint, log_joint
 from lmcnb.models.top_down import TopDown
 
@@ -133,7 +137,7 @@ def test_the_objective_needs_float64_and_finite_starts() -> None:
         sri.objective(target, z * math.nan, 0.1, 5)
     for bad in (target.__call__, LogJoint(lambda v: v, torch.zeros(1, 3), 0.3)):
         with pytest.raises(UsageError, match="float64"):
-            sri.log_likelihood(bad, 3, 0.1, 5, 10, generator())
+            likelihood.log_likelihood(bad, 3, 0.1, 5, 10, generator())
 
 
 # ---- chains that are not finite
@@ -145,7 +149,7 @@ def test_an_exploding_chain_is_unusable_and_said_so(s: float, steps: int) -> Non
     found = sri.objective(target, z, s, steps)
     assert found.value is None
     assert "not finite" in str(found.reason)
-    assert sri.grid_search(target, z, [0.05, s], steps, None).step_size == 0.05
+    assert choice.grid_search(target, z, [0.05, s], steps, None).step_size == 0.05
 
 
 def test_weights_that_are_not_finite_make_the_objective_unusable() -> None:
@@ -170,7 +174,7 @@ def test_a_training_that_diverges_ends_as_diverged_also_with_a_search(search: An
 def test_gradient_search_backs_off_from_a_step_that_is_far_too_large() -> None:
     reference = exact.reference()
     z, _ = exact.whitened(60, 2, 10, generator())
-    found = sri.gradient_search(
+    found = choice.gradient_search(
         reference.log_joint, z, 0.1, 10, None, learning_rate=1000.0, iterations=3
     )
     assert isinstance(found.step_size, float)
@@ -180,13 +184,13 @@ def test_gradient_search_backs_off_from_a_step_that_is_far_too_large() -> None:
 def test_gradient_search_refuses_what_does_not_fit() -> None:
     target, z, noise = case()
     with pytest.raises(UsageError, match="iterations=-3"):
-        sri.gradient_search(target, z, 0.05, 5, noise, iterations=-3)
+        choice.gradient_search(target, z, 0.05, 5, noise, iterations=-3)
     with pytest.raises(UsageError, match="layers"):
-        sri.gradient_search(target, z, 0.05, 5, noise, layers=[1, 1])
+        choice.gradient_search(target, z, 0.05, 5, noise, layers=[1, 1])
     with pytest.raises(UsageError, match="start"):
-        sri.gradient_search(target, z, [0.05, 0.05], 5, noise, layers=[1, 1, 1])
-    with pytest.raises(sri.PastGuard, match=r"start=5.0: an eigenvalue"):
-        sri.gradient_search(target, z, 5.0, 5, noise)
+        choice.gradient_search(target, z, [0.05, 0.05], 5, noise, layers=[1, 1, 1])
+    with pytest.raises(choice.PastGuard, match=r"start=5.0: an eigenvalue"):
+        choice.gradient_search(target, z, 5.0, 5, noise)
 
 
 def test_a_search_does_not_swallow_other_errors() -> None:
@@ -200,21 +204,21 @@ def test_a_search_does_not_swallow_other_errors() -> None:
 def test_grids_may_be_tensors_and_must_hold_numbers() -> None:
     target, z, noise = case()
     for grid in (torch.tensor([0.05, 0.1]), np.array([0.05, 0.1])):
-        found = sri.grid_search(target, z, grid, 5, noise)  # type: ignore[arg-type]
+        found = choice.grid_search(target, z, grid, 5, noise)  # type: ignore[arg-type]
         assert isinstance(found.step_size, float)
     for bad in ([], ["a"], [0.1, -1]):
         with pytest.raises(UsageError):
-            sri.grid_search(target, z, bad, 5, noise)
+            choice.grid_search(target, z, bad, 5, noise)
 
 
 # ---- importance sampling past injectivity
 
 
 def test_the_likelihood_is_withheld_where_steps_are_not_injective() -> None:
-    target = LogJoint(exact.curved, torch.tensor([exact.X], dtype=F64), exact.SIGMA_1D)
+    target = quadrature.posterior()
     with pytest.raises(UsageError, match="eigenvalues of a step's Jacobian are negative"):
-        sri.log_likelihood(target, 1, 0.5, exact.STEPS_1D, 2000, generator())
-    found = sri.log_likelihood(target, 1, 0.2, exact.STEPS_1D, 20_000, generator())
+        likelihood.log_likelihood(target, 1, 0.5, quadrature.STEPS_1D, 2000, generator())
+    found = likelihood.log_likelihood(target, 1, 0.2, quadrature.STEPS_1D, 20_000, generator())
     grid = torch.linspace(-9, 9, 3601, dtype=F64)
     known = float(torch.logsumexp(target(grid[:, None]), 0)) + math.log(float(grid[1] - grid[0]))
     assert abs(float(found.value[0]) - known) < 5 * float(found.se[0])

@@ -9,6 +9,7 @@ import torch
 
 from lmcnb.errors import UsageError
 from lmcnb.experiments import short_run_exact as exact
+from lmcnb.experiments import short_run_quadrature as quadrature
 from lmcnb.methods import short_run as sri
 from lmcnb.methods.short_run_marginal import marginal_bounds, marginal_search
 from lmcnb.methods.short_run_theory import divergences, minimizer
@@ -52,12 +53,12 @@ def test_the_bracket_closes_with_more_chains_and_is_not_the_published_objective(
 @pytest.mark.parametrize("s", [0.2, 0.4])
 def test_one_dimension_by_quadrature(s: float) -> None:
     """Also beyond injectivity, where the published objective means nothing."""
-    target = LogJoint(exact.curved, torch.tensor([exact.X], dtype=F64), exact.SIGMA_1D)
+    target = quadrature.posterior()
     grid = torch.linspace(-9, 9, 3601, dtype=F64)
     log_z = float(torch.logsumexp(target(grid[:, None]), 0)) + math.log(float(grid[1] - grid[0]))
-    z, noise = sri.draw((3000, 8, 1), exact.STEPS_1D, torch.Generator().manual_seed(1), F64)
-    found = marginal_bounds(target, z, s, exact.STEPS_1D, noise)
-    known = exact.one_dimensional(s).marginal
+    z, noise = sri.draw((3000, 8, 1), quadrature.STEPS_1D, torch.Generator().manual_seed(1), F64)
+    found = marginal_bounds(target, z, s, quadrature.STEPS_1D, noise)
+    known = quadrature.one_dimensional(s).marginal
     assert found.lower + log_z < known + 4 * found.lower_se
     assert found.upper + log_z > known - 4 * found.upper_se
     assert found.upper - found.lower < 0.02

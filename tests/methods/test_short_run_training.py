@@ -18,9 +18,11 @@ from lmcnb.methods import short_run as sri
 from lmcnb.methods.short_run_baselines import negative_elbo, reconstruct
 from lmcnb.methods.short_run_graph import CapturedChain
 from lmcnb.methods.short_run_marginal import marginal_search
-from lmcnb.methods.short_run_training import Streams, Trainer, Training, in_float64, spaced, to_unit
+from lmcnb.methods.short_run_settings import Training
+from lmcnb.methods.short_run_training import Streams, Trainer, in_float64, spaced, to_unit
 from lmcnb.models.encoders import Encoder, LadderEncoder
 from lmcnb.models.gaussian import log_normal, log_standard
+from lmcnb.models.linear_gaussian import LinearGaussian
 from lmcnb.models.observed import LogJoint, log_joint
 from lmcnb.models.top_down import TopDown
 
@@ -275,6 +277,43 @@ def test_the_elbo_in_closed_form() -> None:
     z = (mc.mean(0) - expected) / (mc.std(0) / math.sqrt(2000))
     assert float(z.abs().max()) < 4
     assert torch.allclose(reconstruct(linear, encoder, x, 0 * noise[0]).image, mean @ W.T)
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_a_vae_reaches_what_its_posterior_allows(diagonal: bool) -> None:
+    """Trained on a linear-Gaussian model: no gap where the true posterior is diagonal.
+
+    Elsewhere the least gap of a diagonal Gaussian is known, half of sum log diag(C^-1) - log det
+    C^-1, which is mean-field inference's.
+    """
+    W = torch.linalg.qr(torch.randn(6, 2, generator=generator(1), dtype=F64)).Q
+    W = W @ torch.diag(torch.tensor([1.5, 0.7], dtype=F64))
+    if not diagonal:
+        W = W @ torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=F64)
+    model = LinearGaussian(W, 0.36 * torch.eye(6, dtype=F64))
+    precision = torch.linalg.inv(model.posterior(torch.zeros(6, dtype=F64))[1])
+    least = 0.5 * float(precision.diagonal().log().sum() - torch.logdet(precision))
+    assert (least < 1e-12) == diagonal
+    encoder = Encoder(6, 32, 2, generator(2)).double()
+    adam = torch.optim.Adam(encoder.parameters(), lr=3e-3)
+    stream = generator(3)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 1200)
+    for _ in range(1200):
+        x = model.sample(200, stream)
+        noise = torch.randn(200, 2, generator=stream, dtype=F64)
+        loss = negative_elbo(lambda z: z @ W.mT, encoder, x, noise, 0.6).mean()  # type: ignore
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        decay.step()
+    x = model.sample(5000, stream)
+    with torch.no_grad():
+        m, s = encoder(x)
+        true_mean, _ = model.posterior(x)
+        off = m - true_mean
+        square = ((off @ precision) * off).sum(-1) + (s.square() @ precision.diagonal())
+        gap = 0.5 * (square - 2 - 2 * s.log().sum(-1) - torch.logdet(precision))
+    assert least - 1e-9 < float(gap.mean()) < least + 0.02
 
 
 def test_the_ladders_divergence_by_monte_carlo() -> None:

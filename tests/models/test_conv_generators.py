@@ -13,7 +13,8 @@ from lmcnb.kernels.hessian import second_order
 from lmcnb.kernels.smoothness import kinks
 from lmcnb.methods.short_run import objective, short_run
 from lmcnb.methods.short_run_baselines import reconstruct
-from lmcnb.methods.short_run_training import Streams, Trainer, Training
+from lmcnb.methods.short_run_settings import Training
+from lmcnb.methods.short_run_training import Streams, Trainer
 from lmcnb.models.conv_generators import (
     PIXELS,
     ConvEncoder,
