@@ -12,6 +12,7 @@ import torch
 
 from lmcnb.experiments import short_run_exact as exact
 from lmcnb.experiments import short_run_quadrature as quadrature
+from lmcnb.experiments.short_run_cells import shape_of
 from lmcnb.experiments.short_run_image_figures import absent, layers, pictures
 from lmcnb.experiments.short_run_record import lost
 from lmcnb.experiments.short_run_report import by_arm, shown
@@ -21,12 +22,24 @@ from lmcnb.methods import short_run_theory as theory
 Arrays = dict[str, Any]
 Result = dict[str, Any]
 SHOWN = ["VAE", "LVAE-L3", "SRI", "SRI-marginal", "SRI-s0.2", "SRI-s0.1", "SRI-L3", "ABP-s0.1"]
-STEP_SIZES = ("SRI", "SRI-gradient", "SRI-marginal", "SRI-L3")  # arms of that figure
+SHOWN_CONV = ["VAE", "LVAE-L5", "SRI-s0.05", "SRI-L5-s0.05", "SRI-L5"]  # of the released network
+STEP_SIZES = ("SRI", "SRI-gradient", "SRI-marginal", "SRI-L3", "SRI-L3-marginal", "SRI-L5")
 CURVES = {
     "frozen": ("J(s): noise taken as given", "#D55E00", "-"),
     "noise_free": ("noise-free chain", "#0072B2", "--"),
     "marginal": ("the noisy chain's marginal law", "#009E73", "-"),
 }
+
+
+def arms_of(dataset: str) -> list[str]:
+    """The models of the figures of a data set, where they were run."""
+    return SHOWN_CONV if shape_of(dataset) == (3, 32, 32) else SHOWN
+
+
+def fixed_arm(results: Sequence[Result], dataset: str) -> str:
+    """The model with a fixed step size whose chains are looked at closely."""
+    run = {r["arm"] for r in results if r["dataset"] == dataset}
+    return next((a for a in ("SRI-s0.2", "SRI-s0.1", "SRI-L5-s0.05") if a in run), "SRI-s0.2")
 
 
 def three_curves(frozen_1d: dict[float, tuple[float, float]]) -> tuple[Any, Arrays]:
@@ -290,7 +303,7 @@ def of_longer_profiles(results: Sequence[Result], first: str) -> Iterator[Drawn]
         if dataset in (first, "coloured_digits"):
             continue
         alt = f"{dataset}: test error of every model against epochs, and against processor time."
-        drawn = learning_curves(results, dataset, SHOWN)
+        drawn = learning_curves(results, dataset, arms_of(dataset))
         yield Drawn(f"learning_curves_{dataset}", *drawn, alt)
         if any("objective" in p for r in results if r["dataset"] == dataset for p in r["curve"]):
             alt = f"{dataset}: J(s) at several epochs of training."
@@ -300,4 +313,4 @@ def of_longer_profiles(results: Sequence[Result], first: str) -> Iterator[Drawn]
             alt = f"{dataset}: the chosen step size against the epoch."
             yield Drawn(f"step_size_{dataset}", *step_size(results, dataset), alt)
         alt = f"{dataset}: test images, reconstructions and generated images."
-        yield Drawn(f"pictures_{dataset}", *pictures(results, dataset, SHOWN), alt)
+        yield Drawn(f"pictures_{dataset}", *pictures(results, dataset, arms_of(dataset)), alt)

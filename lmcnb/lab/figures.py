@@ -84,8 +84,12 @@ METHODS: dict[str, MethodStyle] = {
     "SRI-s0.05": MethodStyle(_BLUE, "v", "--"),
     "SRI-L5-s0.05": MethodStyle(_ORANGE, "v", "-."),
     "SRI-L3-s0.2": MethodStyle(_ORANGE, "P", "-."),
+    "SRI-L3-s0.1": MethodStyle(_ORANGE, "<", "-."),
+    "SRI-L3-marginal": MethodStyle(_RED, "s", "--"),
+    "SRI-L5-marginal": MethodStyle(_RED, "^", "-."),
     "ABP-s0.1": MethodStyle(_GREEN, "o"),
     "LVAE-L3": MethodStyle(_PINK, "D"),
+    "LVAE-L5": MethodStyle(_PINK, "^", "--"),
 }
 """Other papers add their methods here; `_YELLOW` and further markers are free."""
 

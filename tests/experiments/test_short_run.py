@@ -539,6 +539,16 @@ def test_figures_of_arms_that_were_not_run_say_so(
     assert report.inpainting_table(few, "digits") == []
 
 
+def test_figures_show_the_models_of_their_data_set() -> None:
+    for dataset in ("digits", "mnist", "coloured_digits"):
+        assert figures.arms_of(dataset) == figures.SHOWN
+    assert figures.arms_of("cifar10") == figures.arms_of("svhn") == figures.SHOWN_CONV
+    arms = {"digits": ["VAE", "SRI-s0.1", "SRI-s0.2"], "mnist": ["SRI-s0.1"], "svhn": ["VAE"]}
+    results = [{"dataset": d, "arm": a} for d, own in arms.items() for a in own]
+    found = [figures.fixed_arm(results, dataset) for dataset in arms]
+    assert found == ["SRI-s0.2", "SRI-s0.1", "SRI-s0.2"]
+
+
 def test_longer_profiles_draw_more(finished: tuple[FakeRun, list[dict[str, Any]]]) -> None:
     other = [{**r, "dataset": "mnist"} for r in finished[1] if r["arm"] in ("SRI", "VAE")]
     for r in other:
