@@ -10,6 +10,7 @@ import torch
 from lmcnb.experiments import short_run_exact as exact
 from lmcnb.experiments import short_run_quadrature as quadrature
 from lmcnb.experiments import short_run_structure as structure
+from lmcnb.lab.bars import Progress
 from lmcnb.lab.randomness import generator
 
 ERRORS = "standard errors"
@@ -24,8 +25,16 @@ QUADRATURE = {  # s: (E log-det, noise-free divergence, divergence of the noisy 
 FROZEN = {0.05: (3.035, 0.008), 0.15: (1.315, 0.005), 0.30: (4.147, 0.005)}
 
 
+CHECKS = 18
+
+
 def exact_answers(run: Any) -> list[dict[str, Any]]:
     """All checks against known answers; rows of (check, largest error, allowed, holds)."""
+    with Progress(CHECKS, "exact answers") as bar:
+        return _answers(run, bar)
+
+
+def _answers(run: Any, bar: Progress) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     seed, draws = run.seeds[0], run.settings.exact.draws
 
@@ -42,6 +51,7 @@ def exact_answers(run: Any) -> list[dict[str, Any]]:
                 "holds": worst <= allowed,
             }
         )
+        bar.update()
 
     def stream(name: str) -> torch.Generator:
         return generator(seed, f"exact/{name}")

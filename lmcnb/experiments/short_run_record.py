@@ -159,10 +159,11 @@ def chain_notes(run: Any, results: Sequence[Result]) -> list[str]:
             continue
         own: Mapping[str, Any] = r["latents"]
         if own["collapsed"]:
+            advice = "; a larger step_size or more steps reach further from the prior"
             lines.append(
                 f"{name}: the latents have collapsed: the image explains at most "
-                f"{max(own['explained']):.1%} of a latent's variance; a larger step_size or more "
-                "steps reach further from the prior"
+                f"{max(own['explained']):.1%} of a latent's variance"
+                + (advice if r["gradients"] else "")
             )
         if r["gradients"] and max(own["within"]) > UNSTABLE:
             lines.append(

@@ -216,6 +216,7 @@ def recorded_table(records: Sequence[Result], dataset: str, profile: str) -> lis
         "mse/{}/mean": "mean or noise-free",
         "frechet/{}": "Fréchet, classifier",
         "step_size/{}/final": "s at the end",
+        "latents/{}/explained": "latent variance explained",
         "cost/{}:VAE": "time of an update / VAE",
     }
     table: dict[str, dict[str, Any]] = {}
@@ -234,6 +235,7 @@ def recorded_table(records: Sequence[Result], dataset: str, profile: str) -> lis
             own[title] = text
             own["seeds"] = max(own.get("seeds", 0), row["seeds"])
     heads = [head, *columns.values(), "seeds"]
-    return [{h: row.get(h) for h in heads} for row in table.values()] or [
+    in_order = sorted(table, key=lambda arm: (parse_arm(arm).model.startswith("SRI"), arm))
+    return [{h: table[arm].get(h) for h in heads} for arm in in_order] or [
         {head: "no record of this profile yet"}
     ]

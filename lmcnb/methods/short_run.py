@@ -129,6 +129,9 @@ def require_exact(log_joint: LogDensity, z: Tensor) -> None:
         )
     if not bool(torch.isfinite(z).all()):
         raise UsageError("z: values that are not finite")
+    x = getattr(log_joint, "x", None)
+    if isinstance(x, Tensor) and not bool(torch.isfinite(x).all()):
+        raise UsageError("x: values that are not finite; hide them with a mask")
     require_smooth(log_joint, z)
 
 
@@ -193,7 +196,7 @@ class Objective(NamedTuple):
     step_size: float | list[float]
     value: float | None  # mean over the examples, nats; None where it is unusable
     se: float | None  # its standard error over the examples' draws
-    log_det: float  # mean
+    log_det: float  # mean; NaN, like what follows, where it is not known
     smallest: float  # smallest eigenvalue of a step's Jacobian
     largest: float  # above 1 where U is not convex
     negative: float  # share of negative eigenvalues

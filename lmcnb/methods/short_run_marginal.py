@@ -57,6 +57,10 @@ def marginal_bounds(
             f"z of shape {tuple(z.shape)}, steps={steps!r}: (chains, images, dim) with at least "
             "two chains, and at least one step, are needed"
         )
+    if noise is None:
+        raise UsageError("noise=None: the bounds are of a chain with noise; without it use J")
+    if isinstance(step_size, Tensor) and step_size.dim() > 0:
+        raise UsageError(f"step_size={step_size!r}: one number is needed")
     if noise.shape != (steps, *z.shape):
         raise UsageError(f"noise of shape {tuple(noise.shape)}: {(steps, *z.shape)} is needed")
     before = short_run(log_joint, z, step_size, steps - 1, noise[: steps - 1])

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 DataSet = Literal[
     "digits", "coloured_digits", "mnist", "fashion_mnist", "cifar10", "svhn", "celeba32"
 ]
+COLOUR = ("cifar10", "svhn", "celeba32")  # 32 x 32 x 3
 Network = Literal["mlp", "conv"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
@@ -23,7 +24,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 V = TypeVar("V")
 
 GRAMMAR = (
-    "MODEL[-L3][-K10][-s0.1 | -gradient | -marginal][-noisefree][-wide | -ladder][-x4] with MODEL "
+    "MODEL[-L3][-K10][-s0.1 | -gradient | -marginal][-noisefree][-wide | -ladder][-x4], in this "
+    "order, with MODEL "
     "one of SRI, ABP, VAE, LVAE; L: layers, K: chain steps, s: a fixed step size (otherwise chosen "
     "by the published objective on a grid, or by gradient, or by the bound of the chain's marginal "
     "law), x: times as many epochs"
@@ -172,12 +174,21 @@ class Images(Group):
             raise ValueError("each may stand there once")
         return values
 
+    @field_validator("curves")
+    @classmethod
+    def _arms_of_the_grammar(cls, names: list[str]) -> list[str]:
+        for name in names:
+            parse_arm(name)
+        return names
+
     @field_validator("arms")
     @classmethod
     def _known_arms(cls, table: dict[str, list[str]]) -> dict[str, list[str]]:
         for names in table.values():
-            if len(set(names)) < len(names) or not names:
-                raise ValueError("at least one arm is needed, and each once")
+            if not names:
+                raise ValueError("at least one arm is needed")
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{', '.join(map(repr, twice))} stands there more than once")
             for name in names:
                 parse_arm(name)
         return table
@@ -216,7 +227,7 @@ class Images(Group):
         return table
 
     def model_post_init(self, context: Any) -> None:
-        """Every arm's number of layers has its dimensions."""
+        """Every arm's number of layers has its dimensions, and every network its images."""
         for dataset in self.datasets:
             for name in by_name(self.arms, dataset):
                 layers = str(parse_arm(name).layers)
@@ -224,6 +235,11 @@ class Images(Group):
                     raise ValueError(
                         f"arm {name!r} has {layers} layers; images.latent has {sorted(self.latent)}"
                     )
+            if by_name(self.network, dataset) == "conv" and dataset not in COLOUR:
+                raise ValueError(
+                    f"images.network of {dataset} is 'conv', which has 32x32x3 images "
+                    f"({', '.join(COLOUR)}); 'mlp' is needed"
+                )
 
 
 class Settings(Group):

@@ -142,7 +142,11 @@ def test_arms_that_mean_nothing_are_refused(name: str, why: str) -> None:
         ({"width": {"default": 16, "mnits": 8}}, "did you mean 'mnist'"),
         ({"latent": {"1": [3], "3": [2, 2]}}, "has 2 dimensions"),
         ({"arms": {"default": ["SRI-L5"]}}, "5 layers"),
-        ({"arms": {"default": ["SRI", "SRI"]}}, "each once"),
+        ({"arms": {"default": ["SRI", "VAE", "SRI"]}}, "'SRI' stands there more than once"),
+        ({"arms": {"default": ["SRI-K10-L3"]}}, "in this order"),
+        ({"arms": {"default": []}}, "at least one arm"),
+        ({"curves": ["SIR"]}, "'SIR' is no arm"),
+        ({"network": {"default": "mlp", "digits": "conv"}}, "digits is 'conv'"),
         ({"datasets": []}, "at least one"),
         ({"sigma": 0}, "greater than 0"),
     ],
@@ -465,6 +469,10 @@ def test_collapse_and_failed_searches_are_said(
     assert "1 of 3 chosen step sizes are at an end of the grid" in lines[2]
     assert "1 of 3 chosen step sizes are the largest usable one" in lines[3]
     assert "epochs [2.0]" in lines[4]
+    vae = {**bad, "arm": "VAE", "gradients": 0, "searches": []}
+    (line,) = record.chain_notes(FakeRun(run.directory), [vae])
+    assert "collapsed" in line
+    assert "step_size" not in line
     fine = {**bad, "latents": {"explained": [0.6], "collapsed": False, "within": [0.5, 1.1]}}
     assert record.chain_notes(FakeRun(run.directory), [{**fine, "searches": []}]) == []
 

@@ -181,6 +181,44 @@ def test_gradient_search_backs_off_from_a_step_that_is_far_too_large() -> None:
     assert 0 < found.step_size < 0.45
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_search_leaves_the_parameters_of_a_module_alone() -> None:
+    """It neither follows nor fills their gradients, and says nothing of them."""
+    net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.GELU(), torch.nn.Linear(8, 9))
+    target, z, noise = case()
+    own = LogJoint(net.double(), target.x, 0.5)
+    found = choice.gradient_search(own, z, 0.05, 5, noise, iterations=2)
+    net.requires_grad_(False)
+    assert choice.gradient_search(own, z, 0.05, 5, noise, iterations=2) == found
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_what_the_marginal_bound_cannot_have_is_refused() -> None:
+    target, z, noise = case()
+    with pytest.raises(UsageError, match="noise=None"):
+        marginal_bounds(target, z[None].repeat(2, 1, 1), 0.1, 5, None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="one number"):
+        marginal_bounds(
+            target,
+            z[None].repeat(2, 1, 1),
+            torch.full((3,), 0.1),
+            5,
+            noise[:, None].repeat(1, 2, 1, 1),
+        )  # type: ignore[arg-type]
+
+
+def test_images_that_are_not_finite_are_named() -> None:
+    target, z, noise = case()
+    x = target.x.clone()
+    x[0, 0] = math.nan
+    with pytest.raises(UsageError, match="x: values that are not finite"):
+        choice.grid_search(LogJoint(target.generator, x, 0.5), z, [0.1], 5, noise)
+    seen = torch.ones_like(x)
+    seen[0, 0] = 0
+    hidden = LogJoint(target.generator, x, 0.5, seen)
+    assert choice.grid_search(hidden, z, [0.1], 5, noise).step_size == 0.1
+
+
 def test_gradient_search_refuses_what_does_not_fit() -> None:
     target, z, noise = case()
     with pytest.raises(UsageError, match="iterations=-3"):
