@@ -89,6 +89,16 @@ def test_what_is_judged() -> None:
         "F7.larger": (f"{own}marginal/minimizer {own}noisy/minimizer", {}, None),
         "F7.mse": ("mse/{data}/SRI/sampled mse/{data}/SRI-marginal/sampled", both, None),
         "F7.vae": ("mse/{data}/VAE/sampled mse/{data}/SRI-marginal/sampled", both, None),
+        "F7.depth": (
+            f"{d}SRI-{{layers}}{sampled} {d}SRI-{{layers}}-marginal{sampled}",
+            {"layers": ["L3", "L5"]},
+            None,
+        ),
+        "F7.alive": (
+            "latents/digits/SRI-{layers}-marginal/explained",
+            {"layers": ["L3", "L5"]},
+            0.1,
+        ),
         "F7.frechet": ("frechet/{data}/SRI-marginal frechet/{data}/SRI", both, None),
         "C1.digits": ("mse/digits/VAE/sampled mse/digits/SRI/sampled", {}, None),
         "C1.mnist": ("mse/mnist/VAE/sampled mse/mnist/SRI/sampled", {}, None),
@@ -106,6 +116,9 @@ def test_what_is_judged() -> None:
             {"arm": ["SRI-L3-s0.2", "SRI-L5-s0.2"]},
             None,
         ),
+        "C3.mnist_fixed": (f"mse/mnist/SRI-s0.1{sampled} mse/mnist/SRI-L3-s0.1{sampled}", {}, None),
+        "C4.digits_fixed": (f"{d}LVAE-L3{sampled} {d}SRI-L3-s0.2{sampled}", {}, None),
+        "C4.mnist_fixed": (f"mse/mnist/LVAE-L3{sampled} mse/mnist/SRI-L3-s0.1{sampled}", {}, None),
         "C3.mnist": (
             "mse/mnist/{one}/sampled mse/mnist/{three}/sampled",
             {"one": ["SRI"], "three": ["SRI-L3"]},
