@@ -3,7 +3,8 @@
 Every candidate sees the same z_0 and the same noise (common random numbers), so that differences of
 J are far less noisy than J. Guaranteed: no step size is returned at which J is unusable. Not
 guaranteed: a minimum. J may fall to the largest step size that is still injective, and then that is
-what is returned; `Search.visited` tells. The paper gives no algorithm; both are ours.
+what is returned; `Search.visited` tells. The paper names grid search and gradient descent, and no
+details: grid, guard, optimizer and starts are ours.
 Units: nats.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +47,9 @@ from lmcnb.methods.langevin_autoencoder_model import Model
 from lmcnb.models.discretized_logistic import to_grid
 from lmcnb.papers.langevin_autoencoder import Conjugate, Images, Neural, Settings, by_name
 
+sys.path.append(str(Path(__file__).parent))
+from entered import Entered
+
 matplotlib.use("Agg")
 SPLITS = ("train", "test")
 
@@ -77,7 +80,7 @@ def settings(**changed: Any) -> Settings:
     )
 
 
-class FakeRun(SimpleNamespace):
+class FakeRun(Entered):
     """What the experiments need of a `lab.Run`."""
 
     def __init__(self, directory: Path, deadline: float | None = None, **changed: Any) -> None:
@@ -87,20 +90,7 @@ class FakeRun(SimpleNamespace):
             directory=directory,
             device=torch.device("cpu"),
             deadline=deadline,
-            metrics={},
-            counters=Counter(),
-            notes=[],
         )
-
-    def metric(self, name: str, value: Any, *, seed: int, **more: Any) -> None:
-        assert (name, seed) not in self.metrics, f"{name} twice"
-        self.metrics[name, seed] = {"value": value, **more}
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def count(self, name: str, n: int) -> None:
-        self.counters[name] += n
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,24 +15,16 @@ from lmcnb.experiments import langevin_autoencoder_checks as checks
 from lmcnb.experiments import langevin_autoencoder_record as record
 from lmcnb.experiments import langevin_autoencoder_report as report
 
+sys.path.append(str(Path(__file__).parent))
+from entered import Entered
 
-class FakeRun(SimpleNamespace):
+
+class FakeRun(Entered):
     """Keeps what is entered."""
 
     def __init__(self, products: str = "float32") -> None:
         images = SimpleNamespace(batch=100, products=products)
-        super().__init__(
-            metrics={}, counters=Counter(), notes=[], settings=SimpleNamespace(images=images)
-        )
-
-    def metric(self, name: str, value: Any, *, seed: int, **more: Any) -> None:
-        self.metrics[name, seed] = {"value": value, **more}
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def count(self, name: str, n: int) -> None:
-        self.counters[name] += n
+        super().__init__(settings=SimpleNamespace(images=images))
 
 
 def bound(value: float, n: int = 10_000) -> dict[str, Any]:

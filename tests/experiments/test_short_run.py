@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +34,9 @@ from lmcnb.models.observed import LogJoint, log_joint
 from lmcnb.models.top_down import TopDown
 from lmcnb.papers.short_run import Settings, parse_arm
 
+sys.path.append(str(Path(__file__).parent))
+from entered import Entered
+
 matplotlib.use("Agg")
 
 IMAGES: dict[str, Any] = {
@@ -61,7 +64,7 @@ def settings(**changed: Any) -> Settings:
     )
 
 
-class FakeRun(SimpleNamespace):
+class FakeRun(Entered):
     """What the experiments need of a `lab.Run`."""
 
     def __init__(self, directory: Path, deadline: float | None = None, **changed: Any) -> None:
@@ -71,20 +74,7 @@ class FakeRun(SimpleNamespace):
             directory=directory,
             device=torch.device("cpu"),
             deadline=deadline,
-            metrics={},
-            counters=Counter(),
-            notes=[],
         )
-
-    def metric(self, name: str, value: Any, *, seed: int, **more: Any) -> None:
-        assert (name, seed) not in self.metrics, f"{name} twice"
-        self.metrics[name, seed] = {"value": value, **more}
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def count(self, name: str, n: int) -> None:
-        self.counters[name] += n
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from types import SimpleNamespace
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,22 +12,8 @@ from lmcnb.experiments import short_run_record as record
 from lmcnb.experiments.short_run_cells import training_of
 from lmcnb.papers.short_run import Images
 
-
-class FakeRun(SimpleNamespace):
-    """What the record needs of a `lab.Run`."""
-
-    def __init__(self) -> None:
-        super().__init__(metrics={}, counters=Counter(), notes=[])
-
-    def metric(self, name: str, value: Any, *, seed: int, **more: Any) -> None:
-        assert (name, seed) not in self.metrics, f"{name} twice"
-        self.metrics[name, seed] = {"value": value, **more}
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def count(self, name: str, n: int) -> None:
-        self.counters[name] += n
+sys.path.append(str(Path(__file__).parent))
+from entered import Entered
 
 
 def error(value: float) -> dict[str, Any]:
@@ -74,13 +60,13 @@ def result(arm: str, **changed: Any) -> dict[str, Any]:
 
 def entered(*results: dict[str, Any]) -> dict[str, Any]:
     """Values by name, of seed 3."""
-    run = FakeRun()
+    run = Entered()
     record.images(run, results)
     return {name: entry["value"] for (name, seed), entry in run.metrics.items() if seed == 3}
 
 
 def test_errors_and_distances_are_entered_under_their_names() -> None:
-    run = FakeRun()
+    run = Entered()
     record.images(run, [result("ABP-s0.1")])
     for kind, value in (("sampled", 0.31), ("mean", 0.29), ("longer", 0.23)):
         own = run.metrics[f"mse/digits/ABP-s0.1/{kind}", 3]

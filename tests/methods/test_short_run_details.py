@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +13,14 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from lmcnb.experiments import short_run_quadrature as quadrature
-from lmcnb.lab.data import load
 from lmcnb.methods import short_run as sri
 from lmcnb.methods.short_run_marginal import marginal_bounds, marginal_search
 from lmcnb.methods.short_run_settings import Method, Training
-from lmcnb.methods.short_run_training import Streams, Trainer, in_float64, spaced
+from lmcnb.methods.short_run_training import Trainer, in_float64, spaced
 from lmcnb.models.observed import LogJoint, log_joint
+
+sys.path.append(str(Path(__file__).parent))
+from short_run_start import digits, generator, streams
 
 F64 = torch.float64
 STEPS, S = 4, 0.5
@@ -35,19 +39,6 @@ class Quadratic:
     def second_order(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hessian = torch.diag_embed((-self.eigenvalues).expand_as(z))
         return self(z), -self.eigenvalues * z, hessian
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def streams(seed: int = 0) -> Streams:
-    return Streams(*(generator(10 * seed + i) for i in range(4)))
-
-
-def digits(n: int = 100) -> Tensor:
-    images = torch.from_numpy(load("digits", "train")["images"]).flatten(1)
-    return images[:n].float() / 8 - 1
 
 
 # ---- the objective

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,35 +14,24 @@ import torch
 from torch import Tensor
 
 from lmcnb.errors import UsageError
-from lmcnb.lab.data import load
 from lmcnb.lab.training import fit
 from lmcnb.methods import short_run as sri
 from lmcnb.methods.short_run_baselines import negative_elbo, reconstruct
 from lmcnb.methods.short_run_graph import CapturedChain
 from lmcnb.methods.short_run_marginal import marginal_search
 from lmcnb.methods.short_run_settings import Training
-from lmcnb.methods.short_run_training import Streams, Trainer, in_float64, spaced, to_unit
+from lmcnb.methods.short_run_training import Trainer, in_float64, spaced, to_unit
 from lmcnb.models.encoders import Encoder, LadderEncoder
 from lmcnb.models.gaussian import log_normal, log_standard
 from lmcnb.models.linear_gaussian import LinearGaussian
 from lmcnb.models.observed import LogJoint, log_joint
 from lmcnb.models.top_down import TopDown
 
+sys.path.append(str(Path(__file__).parent))
+from short_run_start import digits, generator, streams
+
 F64 = torch.float64
 SMALL = Training(latent=(3,), width=16, epochs=6, batch=20, steps=5, step_size=0.1)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def streams(seed: int = 0) -> Streams:
-    return Streams(*(generator(10 * seed + i) for i in range(4)))
-
-
-def digits(n: int = 100) -> Tensor:
-    images = torch.from_numpy(load("digits", "train")["images"]).flatten(1)
-    return images[:n].float() / 8 - 1
 
 
 def trained(t: Training, seed: int = 0, images: Tensor | None = None, **more: Any) -> Trainer:
