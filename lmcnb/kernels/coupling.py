@@ -54,15 +54,14 @@ def maximal_coupling(p: Tensor, q: Tensor, generator: torch.Generator) -> tuple[
         generator: source of all randomness, on the device of p.
     """
     kind: dict[str, Any] = {"dtype": p.dtype, "device": p.device}
-    u, v, w = torch.rand(3, *p.shape[:-1], generator=generator, **kind)
+    uniform = torch.rand(4, *p.shape[:-1], generator=generator, **kind)
     common = torch.minimum(p, q)
-    first_rest, second_rest = p - common, q - common
-    apart = u > common.sum(-1)
+    laws = torch.stack([common, p - common, q - common])
+    totals = laws.sum(-1)
+    same, first, second = pick(laws, uniform[:3])
     # where the laws are equal up to rounding there is no rest to draw from
-    apart &= (first_rest.sum(-1) > 0) & (second_rest.sum(-1) > 0)
-    same = pick(common, v)
-    first = torch.where(apart, pick(first_rest, v), same)
-    return first, torch.where(apart, pick(second_rest, w), same)
+    apart = (uniform[3] > totals[0]) & (totals[1:] > 0).all(0)
+    return torch.where(apart, first, same), torch.where(apart, second, same)
 
 
 def joint_probabilities(p: Tensor, q: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ beta = 0 is ISIR: the other K - 1 points are fresh draws of the proposal. beta >
 the selected point. The coupled step moves two chains with the same l_aux and e, and takes
 (l*, l*') from the maximal coupling of their selection probabilities.
 
+Points are kept with the retained one first, whatever l_aux was: the next step looks at the selected
+point alone, and sums over the points do not depend on their order.
+
 Guaranteed: the selected point's invariant law is the posterior, for every beta in [0, 1) and K >= 2
 (proposition 1), and sum_k w~_k h(xi_k) has the posterior's expectation of h there (proposition 2).
 A pair whose selected points are one point stays together. Not guaranteed: speed. Without a bound on
@@ -87,135 +90,152 @@ def effective_samples(state: State) -> Tensor:
 
 
 def step(
-    state: State, log_weight: LogWeight, beta: float | Tensor, generator: torch.Generator
+    state: State,
+    log_weight: LogWeight,
+    beta: float | Tensor | Arms,
+    generator: torch.Generator,
 ) -> tuple[State, Info]:
     """One transition of every chain (algorithm 2; with beta = 0 algorithm 1).
 
     Args:
         state: from `init`, `start` or the last step.
         log_weight: log w, `(..., k, dim) -> (..., k)`, chain by chain.
-        beta: correlation in [0, 1): a number, or one for each chain `(...)`.
+        beta: correlation in [0, 1): a number, one for each chain `(...)`, or the `Arms` made of it.
         generator: source of all randomness, on the device of the points.
 
     Returns:
-        The new state and diagnostics.
+        The new state, whose first point is the retained one, and diagnostics.
 
     Raises:
         UsageError: beta is a number outside [0, 1).
     """
-    aux, noise = _draw(state, beta, generator)
-    points, log_weights = _propose(state, aux, noise, beta, log_weight)
-    uniform = torch.rand(aux.shape, generator=generator, dtype=torch.float64, device=aux.device)
-    new = State(points, pick(torch.softmax(log_weights, -1), uniform), log_weights)
-    none = torch.zeros_like(aux, dtype=torch.bool)
-    return new, Info(new.selected != aux, none, points.shape[-2] - 1)
+    matrix, noise = _draw(state, beta, generator)
+    point, weight = selected(state)
+    new = _propose(point, matrix, noise)
+    log_weights = torch.cat([weight, log_weight(new).double()], -1)
+    kind: dict[str, Any] = {"dtype": torch.float64, "device": new.device}
+    uniform = torch.rand(log_weights.shape[:-1], generator=generator, **kind)
+    chosen = pick(torch.softmax(log_weights, -1), uniform)
+    moved = chosen != 0
+    state = State(torch.cat([point, new], -2), chosen, log_weights)
+    return state, Info(moved, torch.zeros_like(moved), new.shape[-2])
 
 
 def coupled_step(
-    pair: Pair, log_weight: LogWeight, beta: float | Tensor, generator: torch.Generator
+    pair: Pair,
+    log_weight: LogWeight,
+    beta: float | Tensor | Arms,
+    generator: torch.Generator,
 ) -> tuple[Pair, Info]:
     """One joint transition (algorithm 3); either chain alone moves as in `step`.
 
     The chains are joined where both select the same one of the points that they share: only with
-    beta = 0, and not the slot l_aux, whose points differ. They have met one step later, when that
-    slot, too, is filled from the same point.
+    beta = 0, and not the retained points, which differ. They have met one step later, when the
+    retained point, too, is one.
 
     Arguments and errors as in `step`.
     """
     first, second, joined, _ = pair
-    aux, noise = _draw(first, beta, generator)
-    K = first.points.shape[-2]
-    fresh = not isinstance(beta, Tensor) and beta == 0
-    if fresh:  # all other slots are shared, and so are their weights
-        points, log_weights = _propose(first, aux, noise, beta, log_weight)
-        at, kept, weight = aux.unsqueeze(-1), *_selected(second)
-        others = points.scatter(-2, _wide(at, kept), kept.unsqueeze(-2))
-        a = State(points, aux, log_weights)
-        b = State(others, aux, log_weights.scatter(-1, at, weight.unsqueeze(-1)))
+    matrix, noise = _draw(first, beta, generator)
+    (a, a_weight), (b, b_weight) = selected(first), selected(second)
+    fresh = matrix is None
+    if fresh:  # all other points are shared, and so are their weights
+        a_new = b_new = noise
+        a_log = b_log = log_weight(noise).double()
     else:
-        points = torch.cat([_points(s, aux, noise, beta) for s in (first, second)], -2)
-        where = _others(aux, K)
-        where = torch.cat([where, where + K], -1)
-        new = log_weight(points.gather(-2, _wide(where, points))).double()
-        a, b = (
-            State(p, aux, _weight(_selected(s)[1], aux, w))
-            for s, p, w in zip((first, second), points.split(K, -2), new.chunk(2, -1), strict=True)
-        )
-    i, j = maximal_coupling(weights(a), weights(b), generator)
-    a = a._replace(selected=i)
-    b = State(
-        torch.where(joined[..., None, None], a.points, b.points),
-        torch.where(joined, i, j),
-        torch.where(joined[..., None], a.log_weights, b.log_weights),
+        both = torch.cat([_propose(a, matrix, noise), _propose(b, matrix, noise)], -2)
+        a_new, b_new = both.chunk(2, -2)
+        a_log, b_log = log_weight(both).double().chunk(2, -1)
+    a_log, b_log = torch.cat([a_weight, a_log], -1), torch.cat([b_weight, b_log], -1)
+    p, q = torch.softmax(torch.stack([a_log, b_log]), -1)
+    i, j = maximal_coupling(p, q, generator)
+    j = torch.where(joined, i, j)
+    a_points, b_points = torch.cat([a, a_new], -2), torch.cat([b, b_new], -2)
+    if not fresh:  # one and the same to the last bit, whatever the order of a product's sums
+        b_points = torch.where(joined[..., None, None], a_points, b_points)
+        b_log = torch.where(joined[..., None], a_log, b_log)
+    moved = i != 0
+    touched = (i == j) & moved
+    new = Pair(
+        State(a_points, i, a_log),
+        State(b_points, j, b_log),
+        joined | touched if fresh else joined,
+        joined,
     )
-    touched = (i == b.selected) & (i != aux)
-    met = joined
-    joined = joined | touched if fresh else joined
-    return Pair(a, b, joined, met), Info(i != aux, touched, (1 if fresh else 2) * (K - 1))
+    return new, Info(moved, touched, noise.shape[-2] * (1 if fresh else 2))
 
 
-def arms(aux: Tensor, beta: float | Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """The matrix A of xi* = A e, with e_{l_aux} = xi_l, of every chain: `(..., K, K)`.
+class Arms(NamedTuple):
+    """The arms of every l_aux, made once for many steps with the same correlation."""
 
-    A_kj = beta^|k - j| for j = l_aux, sqrt(1 - beta^2) beta^|k - j| for the j from l_aux (without
-    it) to k, and 0 elsewhere.
+    table: Tensor  # (..., K, K - 1, K): see `arms`
+
+    @classmethod
+    def of(cls, beta: float | Tensor, count: int, like: Tensor) -> Arms:
+        """For K = `count` points of the type and device of `like`; beta a number or `(...)`."""
+        slots = torch.arange(count, device=like.device)
+        b = torch.as_tensor(beta, dtype=like.dtype, device=like.device)
+        return cls(arms(slots, b.unsqueeze(-1), count))
+
+    def take(self, rows: Tensor) -> Arms:
+        """Of some chains, where there is a table for each."""
+        return Arms(self.table[rows]) if self.table.dim() > 3 else self
+
+    def at(self, aux: Tensor) -> Tensor:
+        """The matrix of every chain's l_aux, `(..., K - 1, K)`."""
+        if self.table.dim() == 3:
+            return self.table[aux]
+        index = aux[..., None, None, None].expand(*aux.shape, 1, *self.table.shape[-2:])
+        return self.table.gather(-3, index).squeeze(-3)
+
+
+def arms(aux: Tensor, beta: Tensor, count: int) -> Tensor:
+    """The matrix A of xi* = A (xi_l, e) of every l_aux `(...)`, `(..., K - 1, K)`.
+
+    Its rows are the slots k other than l_aux, in order; its first column belongs to the retained
+    point and has beta^|k - l_aux|. The column of the noise of slot j has
+    sqrt(1 - beta^2) beta^|k - j| where j lies on the arm from l_aux to k, and else 0.
+
+    Args:
+        aux: l_aux, int64.
+        beta: broadcasts against aux.
+        count: K.
     """
-    slots = torch.arange(count, device=aux.device)
-    k, j, origin = slots[:, None], slots, aux[..., None, None]
-    b = torch.as_tensor(beta, dtype=dtype, device=aux.device)[..., None, None]
-    power = b ** (k - j).abs()
+    rest = torch.arange(count - 1, device=aux.device)
+    slots = rest + (rest >= aux.unsqueeze(-1)).long()  # (..., K - 1), without l_aux
+    k, j, origin = slots.unsqueeze(-1), slots.unsqueeze(-2), aux[..., None, None]
+    b = beta[..., None, None]
     on_arm = (k - j) * (j - origin) >= 0
-    return torch.where(j == origin, power, torch.where(on_arm, (1 - b * b).sqrt() * power, 0.0))
+    noise = torch.where(on_arm, (1 - b * b).sqrt() * b ** (k - j).abs(), 0.0)
+    return torch.cat([b ** (k - origin).abs(), noise], -1)
 
 
-def _draw(state: State, beta: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """l_aux and e."""
-    if not isinstance(beta, Tensor) and not 0 <= beta < 1:
-        raise UsageError(f"beta={beta!r}: a correlation in [0, 1) is needed")
-    x = state.points
-    kind: dict[str, Any] = {"generator": generator, "device": x.device}
-    aux = torch.randint(x.shape[-2], state.selected.shape, **kind)
-    return aux, torch.randn(x.shape, dtype=x.dtype, **kind)
-
-
-def _propose(
-    state: State, aux: Tensor, noise: Tensor, beta: float | Tensor, log_weight: LogWeight
-) -> tuple[Tensor, Tensor]:
-    """New points and their log weights; that of the retained point is known."""
-    points = _points(state, aux, noise, beta)
-    others = _others(aux, points.shape[-2])
-    new = log_weight(points.gather(-2, _wide(others, points))).double()
-    return points, _weight(_selected(state)[1], aux, new)
-
-
-def _points(state: State, aux: Tensor, noise: Tensor, beta: float | Tensor) -> Tensor:
-    at, kept = aux.unsqueeze(-1), _selected(state)[0]
-    points = noise.scatter(-2, _wide(at, noise), kept.unsqueeze(-2))
-    if not isinstance(beta, Tensor) and beta == 0:
-        return points
-    moved = arms(aux, beta, noise.shape[-2], noise.dtype) @ points
-    return moved.scatter(-2, _wide(at, noise), kept.unsqueeze(-2))  # kept to the last bit
-
-
-def _selected(state: State) -> tuple[Tensor, Tensor]:
-    """The selected point `(..., dim)` and its log weight `(...)`."""
+def selected(state: State) -> tuple[Tensor, Tensor]:
+    """The selected point `(..., 1, dim)` and its log weight `(..., 1)`."""
     at = state.selected.unsqueeze(-1)
-    point = state.points.gather(-2, _wide(at, state.points)).squeeze(-2)
-    return point, state.log_weights.gather(-1, at).squeeze(-1)
+    wide = at.unsqueeze(-1).expand(*at.shape, state.points.shape[-1])
+    return state.points.gather(-2, wide), state.log_weights.gather(-1, at)
 
 
-def _others(aux: Tensor, count: int) -> Tensor:
-    """The slots that are not l_aux, `(..., K - 1)`."""
-    return (aux.unsqueeze(-1) + torch.arange(1, count, device=aux.device)) % count
+def _draw(
+    state: State, beta: float | Tensor | Arms, generator: torch.Generator
+) -> tuple[Tensor | None, Tensor]:
+    """The matrix of a drawn l_aux (None: beta = 0), and e of the other slots."""
+    x = state.points
+    *lead, count, dim = x.shape
+    noise = torch.randn(*lead, count - 1, dim, generator=generator, dtype=x.dtype, device=x.device)
+    if not isinstance(beta, Tensor | Arms):
+        if not 0 <= beta < 1:
+            raise UsageError(f"beta={beta!r}: a correlation in [0, 1) is needed")
+        if beta == 0:
+            return None, noise
+    table = beta if isinstance(beta, Arms) else Arms.of(beta, count, x)
+    aux = torch.randint(count, tuple(lead), generator=generator, device=x.device)
+    return table.at(aux), noise
 
 
-def _weight(kept: Tensor, aux: Tensor, new: Tensor) -> Tensor:
-    """Log weights `(..., K)` from that of slot l_aux and those of the others."""
-    count = new.shape[-1] + 1
-    full = kept.unsqueeze(-1).expand(*kept.shape, count)
-    return full.scatter(-1, _others(aux, count), new)
-
-
-def _wide(index: Tensor, points: Tensor) -> Tensor:
-    """Indices `(..., k)` of slots for gathering or scattering points."""
-    return index.unsqueeze(-1).expand(*index.shape, points.shape[-1])
+def _propose(point: Tensor, matrix: Tensor | None, noise: Tensor) -> Tensor:
+    """The K - 1 new points, `(..., K - 1, dim)`."""
+    if matrix is None:
+        return noise
+    return matrix[..., :1] * point + matrix[..., 1:] @ noise

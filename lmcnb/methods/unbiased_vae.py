@@ -95,30 +95,36 @@ def kernels(
     elif not 0 <= beta < 1:
         raise UsageError(f"beta={beta!r}: a correlation in [0, 1) is needed")
 
-    def own(rows: Tensor) -> tuple[disir.LogWeight, float | Tensor]:
-        here = beta[rows] if isinstance(beta, Tensor) else beta
-        return lambda points: log_weight(points, rows), here
+    tables: list[disir.Arms] = []  # made at the first step, when the points' type is known
+
+    def own(rows: Tensor) -> disir.LogWeight:
+        return lambda points: log_weight(points, rows)
+
+    def arms(state: disir.State, rows: Tensor) -> disir.Arms:
+        if not tables:
+            tables.append(disir.Arms.of(beta, coupling.samples, state.points))
+        return tables[0].take(rows)
 
     def count(info: disir.Info, rows: Tensor) -> None:
         if counter is not None:
             counter.weights += info.n_weights * len(rows)
 
     def kernel(state: disir.State, rows: Tensor) -> disir.State:
-        weigh, here = own(rows)
+        weigh = own(rows)
         state, info = disir.step(state, weigh, 0.0, generator)
         count(info, rows)
         if coupling.composite:
-            state, info = disir.step(state, weigh, here, generator)
+            state, info = disir.step(state, weigh, arms(state, rows), generator)
             count(info, rows)
         return state
 
     def coupled_kernel(pair: Pair, rows: Tensor) -> Pair:
-        weigh, here = own(rows)
+        weigh = own(rows)
         pair, info = disir.coupled_step(pair, weigh, 0.0, generator)
         count(info, rows)
         touched = info.touched
         if coupling.composite:
-            pair, info = disir.coupled_step(pair, weigh, here, generator)
+            pair, info = disir.coupled_step(pair, weigh, arms(pair.first, rows), generator)
             count(info, rows)
             touched = touched | info.touched
         if coupling.rule == "index":
@@ -209,16 +215,21 @@ def weighted_points(
     return Weighted(owners, points, weights, meeting, last, effective, spent)
 
 
-def adapted(
-    beta: float, effective: float, samples: int, target: float = 0.3, gain: float = 0.1
-) -> float:
+def adapted(beta: Tensor, share: Tensor, target: float = 0.3, gain: float = 0.1) -> Tensor:
     """beta after a run: beta - gain (ESS / K - target), within [1e-6, 1 - 1e-6].
 
     The paper's rule in other units: it has 0.01 (ESS - 0.3 K), which for K = 10 is the same and
     for K = 100 jumps between the ends. Never within a run: chains whose beta follows their own
     weights have different laws, and what they estimate is biased.
+
+    Args:
+        beta: correlations, any shape.
+        share: ESS / K of the run, `Weighted.effective` over K.
+        target: of ESS / K.
+        gain: of the step.
     """
-    return min(MOST, max(LEAST, beta - gain * (effective / samples - target)))
+    moved = beta - gain * (share.to(beta.dtype) - target)
+    return moved.clamp(LEAST, MOST)
 
 
 def expectation(
