@@ -39,9 +39,9 @@ def training(run: Any, cells: Sequence[VaeCell], results: Sequence[Result]) -> N
                 continue
             for name, e in own.items():
                 run.metric(name, seed=seed, **e)
-            spent = r.get("chains", {}).get("decodes", {"mean": [0.0]})["mean"][at] or 0.0
-            batch = cells[0].settings.batch
-            run.count("decoder evaluations in chains", round(spent * batch * r["updates"]))
+            if "chains" in r:
+                spent = (r["chains"]["decodes"]["mean"][at] or 0.0) * cells[0].settings.batch
+                run.count("decoder evaluations in chains", round(spent * r["updates"]))
     _gains(run, cells, results)
     _costs(run, results)
 
