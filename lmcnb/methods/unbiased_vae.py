@@ -76,7 +76,7 @@ class Counter:
 def kernels(
     log_weight: RowLogWeight,
     coupling: Coupling,
-    beta: float | Tensor,
+    beta: float | Tensor | disir.Arms,
     generator: torch.Generator,
     counter: Counter | None = None,
 ) -> tuple[Kernel, CoupledKernel]:
@@ -85,23 +85,25 @@ def kernels(
     Args:
         log_weight: log w in the coordinates where the proposal is N(0, I).
         coupling: composite or not, and the rule.
-        beta: of the second step of the composite: a number, or one a row `(rows,)`.
+        beta: of the second step of the composite: a number, one a row `(rows,)`, or the `Arms` made
+            of it. It is frozen: a tensor that changes later is not looked at again.
         generator: source of all randomness.
         counter: counts evaluations of the log weight.
     """
-    if isinstance(beta, Tensor):
+    tables: list[disir.Arms] = []  # made at the first step, when the points' type is known
+    if isinstance(beta, disir.Arms):
+        tables.append(beta)
+    elif isinstance(beta, Tensor):
         if beta.dim() != 1 or not bool(((beta >= 0) & (beta < 1)).all()):
             raise UsageError(f"beta of shape {tuple(beta.shape)}: one a row, in [0, 1), is needed")
     elif not 0 <= beta < 1:
         raise UsageError(f"beta={beta!r}: a correlation in [0, 1) is needed")
 
-    tables: list[disir.Arms] = []  # made at the first step, when the points' type is known
-
     def own(rows: Tensor) -> disir.LogWeight:
         return lambda points: log_weight(points, rows)
 
     def arms(state: disir.State, rows: Tensor) -> disir.Arms:
-        if not tables:
+        if not isinstance(beta, disir.Arms) and not tables:
             tables.append(disir.Arms.of(beta, coupling.samples, state.points))
         return tables[0].take(rows)
 

@@ -52,9 +52,9 @@ class Program:
                 )
             n, K, D = t.batch, t.coupling.samples, trainer.model.latent
             self.every = torch.arange(n, device=trainer.device)
-            self.beta = torch.full((n,), t.beta, device=trainer.device)
+            self.arms = self._arms(torch.full((n,), t.beta, device=trainer.device))
             self.kernel, self.coupled_kernel = kernels(
-                self._log_weight, t.coupling, self.beta, streams[0]
+                self._log_weight, t.coupling, self.arms, streams[0]
             )
             self.mean, self.std = torch.zeros(2, n, D, device=trainer.device)
             width = trainer.model.hidden[-1] + 1
@@ -76,7 +76,7 @@ class Program:
         trainer.bounds[trainer.done] = self.bound
         if not t.chains:
             return
-        self.beta.copy_(trainer.beta[0, rows[0]])
+        overwrite(self.arms, self._arms(trainer.beta[0, rows[0]]))
         points = self._points()
         at = points.rows
         z = self.mean[at].unsqueeze(1) + self.std[at].unsqueeze(1) * points.points
@@ -85,6 +85,11 @@ class Program:
         trainer.keep(0, rows[0], points, found, trainer.parameters, x, z)
         gradients = self.gradients | found
         training.rmsprop(trainer.parameters, gradients, trainer.squares, t.learning_rate)
+
+    def _arms(self, beta: Tensor) -> disir.Arms:
+        """The arms of every row's correlation."""
+        like = torch.zeros(1, device=beta.device)
+        return disir.Arms.of(beta, self.trainer.training.coupling.samples, like)
 
     def _points(self) -> Weighted:
         """The signed points of the batch: replay until all rows have met, or to the cap."""

@@ -57,6 +57,13 @@ def parse_arm(name: str) -> Arm:
     return Arm(part["model"], samples, rule, part["after"] is not None)
 
 
+def with_default(table: dict[str, V]) -> dict[str, V]:
+    """The table, if it has a value for what it does not name."""
+    if "default" not in table:
+        raise ValueError("a table by name needs the key 'default'")
+    return table
+
+
 class Group(BaseModel):
     """A group of settings; unknown keys are refused."""
 
@@ -118,9 +125,7 @@ class Training(Group):
     )
     @classmethod
     def _has_default(cls, table: dict[str, V]) -> dict[str, V]:
-        if "default" not in table:
-            raise ValueError("a table by name needs the key 'default'")
-        return table
+        return with_default(table)
 
     @field_validator("arms")
     @classmethod
@@ -144,18 +149,57 @@ class Meeting(Group):
     betas: list[Correlation] = Field(description="correlations of the composite kernel")
 
 
+class Exact(Group):
+    """Cases whose answer is known, and the one-dimensional illustration."""
+
+    replicates: Annotated[int, Field(ge=2_000)] = Field(
+        description="independent replicates of an estimator"
+    )
+    chains: Annotated[int, Field(ge=10)] = Field(
+        default=100, description="chains of the illustration that are measured"
+    )
+
+
+class Ppca(Group):
+    """Gradients of probabilistic PCA beside the exact gradient."""
+
+    studies: list[Literal["reduced", "digits"]] = Field(
+        description="reduced: D = 20, 200 pixels, K = 10, one image of the model; digits: the "
+        "paper's, D = 100, 784 pixels, K = 100, a batch of binarized digits"
+    )
+    replicates: dict[str, Annotated[int, Field(ge=2)]] = Field(
+        description="runs of every estimator, by study"
+    )
+    images: Count = Field(default=100, description="images of the batch of digits")
+    sizes: dict[str, list[Count]] = Field(
+        description="K of IWAE in the study of its bias, by study"
+    )
+    betas: dict[str, list[Correlation]] = Field(
+        description="further correlations of the composite kernel, by study"
+    )
+
+    @field_validator("replicates", "sizes", "betas")
+    @classmethod
+    def _has_default(cls, table: dict[str, V]) -> dict[str, V]:
+        return with_default(table)
+
+
 class Settings(Group):
     """Everything that decides the numbers, but the seed."""
 
     n_seeds: Count = Field(description="seeds seed ... seed + n_seeds - 1")
     threads: Count = Field(default=1, description="threads of each process")
     workers: Count = Field(default=2, description="processes that train side by side")
+    exact: Exact
+    ppca: Ppca
     training: Training
     meeting: Meeting
 
     def datasets(self) -> list[str]:
         """Data sets that the run reads."""
-        return sorted({*self.training.datasets, *self.meeting.datasets} - {"teacher"})
+        digits = ["static_mnist"] if "digits" in self.ppca.studies else []
+        found = {*self.training.datasets, *self.meeting.datasets, *digits}
+        return sorted(found - {"teacher"})
 
     def model_post_init(self, context: Any) -> None:
         """The meeting study has models."""

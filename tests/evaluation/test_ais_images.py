@@ -1,0 +1,147 @@
+"""Annealing many images at once, on a linear-Gaussian model whose evidence is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmcnb.errors import UsageError
+from lmcnb.evaluation.ais_images import Annealed, ais_images
+from lmcnb.evaluation.importance_weighted import importance_weighted_bound
+from lmcnb.models.gaussian import log_normal
+from lmcnb.models.linear_gaussian import LinearGaussian
+
+F64 = torch.float64
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def instance() -> tuple[LinearGaussian, Tensor, Tensor, Tensor]:
+    """Model, five images `(5, 6)`, and for every image a proposal off its posterior."""
+    W = torch.randn(6, 3, generator=generator(1), dtype=F64)
+    model = LinearGaussian(W, 0.3 * torch.eye(6, dtype=F64))
+    x = model.sample(5, generator(2))
+    mean, covariance = model.posterior(x)
+    off = 0.3 * torch.randn(mean.shape, generator=generator(3), dtype=F64)
+    std = (1.3 * covariance.diagonal().sqrt()).expand_as(mean)
+    scale = torch.linspace(0.9, 1.2, 5, dtype=F64).unsqueeze(-1)
+    return model, x, mean + off, scale * std
+
+
+def annealed(temperatures: int, **more: int) -> Annealed:
+    model, x, mean, std = instance()
+    return ais_images(
+        lambda z: model.log_joint(x, z), mean, std,
+        temperatures=temperatures, generator=generator(4), **more,
+    )  # fmt: skip
+
+
+def test_the_evidence_is_found() -> None:
+    """16 chains, 1,000 temperatures: within 0.05 nat of log p(x); accepted as often as is meant."""
+    model, x, _, _ = instance()
+    seen: list[int] = []
+    _, _, mean, std = instance()
+    found = ais_images(
+        lambda z: model.log_joint(x, z), mean, std, generator=generator(4), report=seen.append
+    )
+    error = found.bound.value - model.log_marginal(x)
+    assert found.bound.value.shape == found.bound.se.shape == (5,)
+    assert float(error.abs().max()) < 0.05
+    assert float((error / found.bound.se).abs().max()) < 4
+    assert abs(found.acceptance - 0.65) < 0.05
+    assert seen == [1] * 1000
+    own = [importance(5000, i) for i in range(5)]
+    for i, (value, se) in enumerate(own):
+        assert value <= float(model.log_marginal(x)[i]) + 4 * se
+        assert abs(value - float(found.bound.value[i])) < 0.05 + 4 * se
+
+
+def importance(samples: int, i: int) -> tuple[float, float]:
+    """The bound of image i."""
+    model, x, mean, std = instance()
+    stream = generator(10 + i)
+
+    def draw() -> Tensor:
+        z = mean[i] + std[i] * torch.randn(3, generator=stream, dtype=F64)
+        return model.log_joint(x[i], z) - log_normal(z, mean[i], std[i])
+
+    bound = importance_weighted_bound(draw, samples)
+    return float(bound.value), float(bound.se)
+
+
+def test_images_do_not_mix() -> None:
+    """Another image beside it, far away: the estimates of the others stay true."""
+    model, x, mean, std = instance()
+    far = torch.cat([x, x[:1] + 3])
+    posterior = model.posterior(far)[0][-1:]
+    found = ais_images(
+        lambda z: model.log_joint(far, z),
+        torch.cat([mean, posterior]),
+        torch.cat([std, std[:1]]),
+        temperatures=300,
+        generator=generator(4),
+    )
+    error = found.bound.value - model.log_marginal(far)
+    assert float(error.abs().max()) < 0.1
+    assert float(model.log_marginal(far)[-1]) < float(model.log_marginal(x).min()) - 2
+
+
+def test_few_temperatures_fall_short_in_the_mean() -> None:
+    """The estimate is at most log p(x) in expectation and rises with the temperatures."""
+    model, x, mean, std = instance()
+    wide = 3 * std
+
+    def gaps(temperatures: int) -> Tensor:
+        n = 200
+        found = ais_images(
+            lambda z: model.log_joint(x.repeat(n, 1), z),
+            mean.repeat(n, 1),
+            wide.repeat(n, 1),
+            chains=2,
+            temperatures=temperatures,
+            generator=generator(5),
+        )
+        return found.bound.value - model.log_marginal(x).repeat(n)
+
+    few, more = gaps(3), gaps(40)
+    assert float(few.mean()) < -4 * float(few.std()) / math.sqrt(len(few))
+    assert float(few.mean()) < float(more.mean()) - 0.1
+    assert float(more.mean()) < 4 * float(more.std()) / math.sqrt(len(more))
+
+
+@pytest.mark.parametrize("temperatures", [2, 3, 4, 5])
+def test_the_shortest_ladders_work(temperatures: int) -> None:
+    found = annealed(temperatures)
+    assert bool(torch.isfinite(found.bound.value).all())
+    assert 0.9 < found.acceptance <= 1  # the first step size is small here
+
+
+def test_the_standard_error_is_that_of_the_chains() -> None:
+    model, x, mean, std = instance()
+    n = 400
+    found = ais_images(
+        lambda z: model.log_joint(x[:1].expand(n, 6), z),
+        mean[:1].expand(n, 3),
+        std[:1].expand(n, 3),
+        chains=30,
+        temperatures=20,
+        generator=generator(6),
+    )
+    spread = float(found.bound.value.std())
+    assert abs(float(found.bound.se.mean()) / spread - 1) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"chains": 1}, "chains=1"), ({"temperatures": 1}, "temperatures=1")],
+)
+def test_impossible_settings_are_refused(changed: dict[str, int], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        annealed(**({"temperatures": 5} | changed))
+    with pytest.raises(UsageError, match=r"temperatures=2\.5"):
+        annealed(2.5)  # type: ignore[arg-type]
