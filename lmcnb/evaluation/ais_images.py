@@ -85,10 +85,9 @@ def ais_images(
             u = state.position
             rate = float(info.acceptance.mean())
             log_step += GAIN * (rate - TARGET)
-            accepted += rate if 2 * k > temperatures else 0.0
+            accepted += rate if 2 * k >= temperatures else 0.0
         if report is not None:
             report(1)
     value: Tensor = torch.logsumexp(log_weights, 0) - math.log(chains)
     se = torch.exp(log_weights - value).std(0) / math.sqrt(chains)
-    moves = temperatures - 1 - temperatures // 2
-    return Annealed(Bound(value, se), accepted / moves, math.exp(log_step))
+    return Annealed(Bound(value, se), accepted / (temperatures // 2), math.exp(log_step))

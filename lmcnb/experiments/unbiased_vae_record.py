@@ -42,7 +42,16 @@ def training(run: Any, cells: Sequence[VaeCell], results: Sequence[Result]) -> N
             if "chains" in r:
                 spent = (r["chains"]["decodes"]["mean"][at] or 0.0) * cells[0].settings.batch
                 run.count("decoder evaluations in chains", round(spent * r["updates"]))
-    _gains(run, cells, results)
+    for (dataset, latent, arm, base, seed), gap, se, n in gains(cells, results):
+        run.metric(
+            f"gain/{dataset}/D={latent}/{arm}:{base}",
+            gap,
+            seed=seed,
+            se=se,
+            n=n,
+            estimator="paired by image",
+            split="test",
+        )
     _costs(run, results)
 
 
@@ -74,14 +83,21 @@ def entries(r: Result, at: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _gains(run: Any, cells: Sequence[VaeCell], results: Sequence[Result]) -> None:
-    """Mean difference of the test bounds of two models of the same seed, image by image."""
+Pair = tuple[tuple[str, int, str, str, int], float, float, int]
+
+
+def gains(cells: Sequence[VaeCell], results: Sequence[Result]) -> list[Pair]:
+    """Mean difference of the test bounds of two models of the same seed, image by image.
+
+    Entries of ((data set, D, arm, other arm, seed), mean, standard error, images).
+    """
     tests: dict[tuple[str, int, str, int], Tensor] = {}
     for cell, r in zip(cells, results, strict=True):
         state = load_checkpoint(cell.weights)
         for at, seed in enumerate(r["seeds"]):
             if state is not None and not lost(r, at):
                 tests[r["dataset"], r["latent"], r["arm"], seed] = state["test"][at]
+    found: list[Pair] = []
     for (dataset, latent, arm, seed), own in tests.items():
         prefix = "IWAE+" if arm.startswith("IWAE+") else ""
         for base in [prefix + name for name in ("ELBO", "IWAE", "average", "C-ISIR")] + ["IWAE"]:
@@ -89,15 +105,9 @@ def _gains(run: Any, cells: Sequence[VaeCell], results: Sequence[Result]) -> Non
             if other is None or base == arm:
                 continue
             gap = (own - other).double()
-            run.metric(
-                f"gain/{dataset}/D={latent}/{arm}:{base}",
-                float(gap.mean()),
-                seed=seed,
-                se=float(gap.std()) / math.sqrt(len(gap)),
-                n=len(gap),
-                estimator="paired by image",
-                split="test",
-            )
+            se = float(gap.std()) / math.sqrt(len(gap))
+            found.append(((dataset, latent, arm, base, seed), float(gap.mean()), se, len(gap)))
+    return found
 
 
 def _costs(run: Any, results: Sequence[Result]) -> None:
@@ -118,6 +128,48 @@ def _costs(run: Any, results: Sequence[Result]) -> None:
             if base is not None and r["arm"] != "IWAE" and r["updates"] and base["updates"]:
                 ratio = rate(r) / rate(base)
                 run.metric(f"cost/{r['title']}:IWAE", ratio, seed=seed, unit="1")
+
+
+def illustration(run: Any, found: Mapping[str, Any]) -> None:
+    """Enter how ISIR and DISIR move in one dimension."""
+    for name in ("ISIR", "DISIR", "ISIR-DISIR"):
+        for what in ("moves_right", "right", "total_variation"):
+            own, se = found[name][what], found[name].get(f"{what}_se")
+            run.metric(f"illustration/{name}/{what}", own, seed=run.seed, se=se, unit="1")
+
+
+def ppca(run: Any, results: Sequence[Result]) -> None:
+    """Enter the gradient estimators on probabilistic PCA; sizes are IWAE with another K."""
+    for r in results:
+        seed, n = r["seed"], r["replicates"]
+        if r["size"]:
+            name = f"ppca/{r['study']}/sizes/K={r['samples']}"
+            run.metric(f"{name}/rms_bias", r["rms_bias"], seed=seed, se=r["rms_se"], n=n, unit="1")
+            continue
+        name = f"ppca/{r['study']}/{r['estimator']}"
+        for what in ("intercept", "weight"):
+            own = r[what]
+            run.metric(f"{name}/{what}", own["mean"], seed=seed, se=own["se"], n=n, unit="1")
+            run.metric(f"{name}/{what}/sd", own["sd"], seed=seed, n=n, unit="1")
+            run.metric(f"{name}/{what}/z", abs(own["z"]), seed=seed, n=n, unit="1")
+        run.metric(f"{name}/rms_bias", r["rms_bias"], seed=seed, se=r["rms_se"], n=n, unit="1")
+        for what in ("max_z", "joint_steps", "joint_steps_99", "capped", "evaluations", "seconds"):
+            unit = {"seconds": "s", "joint_steps": "joint steps"}.get(what, "1")
+            run.metric(f"{name}/{what}", r[what], seed=seed, n=n, unit=unit)
+        each = r["relative"]
+        se = each["of_each_se"]
+        run.metric(f"{name}/relative/of_each", each["of_each"], seed=seed, se=se, unit="1")
+        run.metric(f"{name}/relative/of_mean", each["of_mean"], seed=seed, unit="1")
+        run.count("log weights of PPCA", round(r["evaluations"] * n))
+    for study, seed in dict.fromkeys((r["study"], r["seed"]) for r in results):
+        own = {r["estimator"]: r for r in results
+               if (r["study"], r["seed"], r["size"]) == (study, seed, False)}  # fmt: skip
+        about = next(iter(own.values()))["about"]
+        run.metric(f"ppca/{study}/bounded", about["bounded"], seed=seed, unit="1")
+        run.metric(f"ppca/{study}/beta", about["beta"], seed=seed, unit="1")
+        for what in ("intercept", "weight"):
+            ratio = (own["C-ISIR"][what]["sd"] / own["C-ISIR-DISIR"][what]["sd"]) ** 2
+            run.metric(f"ppca/{study}/variance/{what}", ratio, seed=seed, unit="1")
 
 
 def meetings(run: Any, results: Sequence[Mapping[str, Any]]) -> None:

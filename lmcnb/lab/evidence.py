@@ -4,7 +4,7 @@
 - Records judge together when profile and settings agree, apart from the settings that a paper's
   facts list as `scope` (they say what is run, not how) and `n_seeds`. A record whose overrides
   change anything else is set aside: it is not that profile any more. Leaving out a part (`optional`
-  in the facts, null or 0) is no such change.
+  in the facts, null or 0) is no such change, nor is a value that the profile itself has now.
 - Records that agree but for parts that one of them left out judge together as well.
 - A (settings, seed) pair in two records counts once, the newest.
 - A cell is judged by one such group: the highest profile, at least the claim's, that has every
@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmcnb.lab import checkout
+from lmcnb.errors import UserError
+from lmcnb.lab import checkout, config
 from lmcnb.lab import records as run_records
 from lmcnb.lab.facts import PROFILES
 from lmcnb.lab.rules import Entries
@@ -88,7 +89,12 @@ class Evidence:
         for record in sorted(own, key=_age):
             if record["profile"] not in self._groups:
                 continue
-            if _changed(record.get("overrides") or {}, [*scope, "n_seeds"], optional):
+            overrides = {
+                key: value
+                for key, value in (record.get("overrides") or {}).items()
+                if not _is_profiles(name, record, key)
+            }
+            if _changed(overrides, [*scope, "n_seeds"], optional):
                 self.set_aside += 1
                 continue
             settings = _without(record["settings"], [*scope, "n_seeds"])
@@ -160,6 +166,16 @@ def _changed(overrides: Mapping[str, Any], scope: Iterable[str], optional: Seque
         and not (key in optional and not value)
         for key, value in overrides.items()
     )
+
+
+def _is_profiles(name: str, record: Record, key: str) -> bool:
+    """Whether the record has at a dotted key what the profile has now."""
+    try:
+        profile = config.resolve(name, record["profile"]).model_dump(mode="json")
+    except (UserError, ImportError):
+        return False  # no such notebook, or no such profile any more
+    value = _part(record["settings"], key)
+    return value is not None and value == _part(profile, key)
 
 
 def _part(settings: Mapping[str, Any], key: str) -> Any:

@@ -201,6 +201,8 @@ class Trainer:
         self.bounds[self.done] = bound
         if self.training.chains:
             for run in range(self.runs):
+                if not bool(torch.isfinite(bound[run])):
+                    continue  # it has diverged, and the bound's gradients keep it so
                 own = {k: v[run : run + 1] for k, v in self.parameters.items()}
                 points, z = self._chains(own, x[run : run + 1], run, rows[run])
                 found = decoder_gradients(self.model, own, x[run : run + 1], points, z)

@@ -100,6 +100,15 @@ def test_statistics_are_recomputed_from_the_chains() -> None:
         np.testing.assert_array_equal(r[name]["trace"], trace[:, 0].numpy())
 
 
+def test_what_lies_outside_the_histogram_counts_in_the_distance() -> None:
+    r = one.illustration(0, shown=20, long=5, count=2, burn_in=0, bins=10)
+    truth = one.masses(10)
+    assert one._distance(truth, truth) == 0
+    assert one._distance(0.75 * truth, truth) == pytest.approx(0.25, abs=1e-9)  # a quarter outside
+    shown = torch.from_numpy(r["ISIR"]["histogram"])
+    assert r["ISIR"]["total_variation_shown"] == one._distance(shown, truth)
+
+
 def test_work_is_reported_and_an_unknown_kernel_refused() -> None:
     done: list[float] = []
     one.illustration(0, shown=10, long=5, count=2, burn_in=3, report=done.append)

@@ -152,6 +152,8 @@ def test_capped_rows_are_counted() -> None:
     coupling = Coupling(4, False, cap=3)
     own = coupled(log_weight, p.proposal, data, coupling, 0.0, stream, torch.float64)
     assert 0 < r["capped"] == float(own.capped.double().mean()) < 1
+    many, _ = small("C-ISIR", cap=3, chunk=1)  # a replicate a chunk: their shares add up
+    assert many["capped"] == pytest.approx(r["capped"], abs=0.25)
 
 
 def test_chunks_cover_every_replicate_once_and_bound_the_memory() -> None:
@@ -197,6 +199,8 @@ def test_a_problem_is_a_function_of_study_and_seed() -> None:
     torch.testing.assert_close(a.exact.intercept, a.model.exact_gradients(a.x).intercept.sum(0))
     about = ppca.about(a)
     assert about["std_factor"] == pytest.approx(1.6)
+    shift = (a.proposal.mean - a.model.posterior(a.x)[0]) * 1.6 / a.proposal.std
+    torch.testing.assert_close(shift, torch.full((3, 3), 0.3, dtype=torch.float64))
     assert about["exact_intercept"] == float(a.exact.intercept[a.entry[0]])
     p, d = a.entry[1:]
     assert about["exact_weight"] == float(a.exact.weight[p, d])
