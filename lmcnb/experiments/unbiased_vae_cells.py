@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmcnb.errors import UsageError
 from lmcnb.lab.cells import Cell
 from lmcnb.lab.data import load
 from lmcnb.lab.randomness import generator
@@ -111,6 +112,12 @@ def _cells(run: Any, dataset: str, latent: int, arm: str, others: list[VaeCell])
         start: tuple[VaeCell, ...] = ()
         if parse_arm(arm).switched:
             start = tuple(c for c in bases if set(c.seeds) & set(group))
+            absent = set(group) - {seed for c in start for seed in c.seeds}
+            if absent:
+                raise UsageError(
+                    f"training.seeds: {arm} goes on from IWAE, which is not trained for seed "
+                    f"{min(absent)}; give IWAE as many seeds"
+                )
         name = f"{dataset}-D{latent}-{arm}-{'_'.join(map(str, group))}"
         place = (name, run.directory, str(run.device), run.deadline)
         found.append(VaeCell(*place, dataset, latent, arm, group, training, settings, start))

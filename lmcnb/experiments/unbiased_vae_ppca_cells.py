@@ -41,6 +41,7 @@ def study_of(name: str, ppca: paper.Ppca) -> Study:
         "replicates": by_name(ppca.replicates, name),
         "sizes": tuple(by_name(ppca.sizes, name)),
         "grid": tuple(by_name(ppca.betas, name)),
+        "scale": by_name(ppca.scale, name),
     }
     if name == "reduced":
         return Study(**common)
@@ -54,7 +55,7 @@ def cells_of(run: Any) -> list[PpcaCell]:
     found = []
     for name in ppca.studies:
         study = study_of(name, ppca)
-        for seed in run.seeds:
+        for seed in run.seeds[: by_name(ppca.seeds, name)]:
             for estimator, samples in (
                 *((e, None) for e in study.named()),
                 *(("IWAE", k) for k in study.sizes),

@@ -78,7 +78,8 @@ def entries(r: Result, at: int) -> dict[str, dict[str, Any]]:
         a = r["ais"]
         about = {"n": a["n"], "split": "test"}
         found[f"ais/{title}"] = {"value": a["value"][at], "estimator": "AIS", **about}
-        gap = a["value"][at] - a["bound"][at]
+        both = (a["value"][at], a["bound"][at])
+        gap = None if None in both else both[0] - both[1]  # None: diverged
         found[f"ais_gap/{title}"] = {"value": gap, "se": a["gap_se"][at], **about}
     return found
 
@@ -100,7 +101,8 @@ def gains(cells: Sequence[VaeCell], results: Sequence[Result]) -> list[Pair]:
     found: list[Pair] = []
     for (dataset, latent, arm, seed), own in tests.items():
         prefix = "IWAE+" if arm.startswith("IWAE+") else ""
-        for base in [prefix + name for name in ("ELBO", "IWAE", "average", "C-ISIR")] + ["IWAE"]:
+        bases = [prefix + name for name in ("ELBO", "IWAE", "average", "C-ISIR")]
+        for base in dict.fromkeys([*bases, "IWAE"]):
             other = tests.get((dataset, latent, base, seed))
             if other is None or base == arm:
                 continue
@@ -111,7 +113,7 @@ def gains(cells: Sequence[VaeCell], results: Sequence[Result]) -> list[Pair]:
 
 
 def _costs(run: Any, results: Sequence[Result]) -> None:
-    """Time of an update over IWAE's."""
+    """Time of an update over IWAE's, of programs with as many runs."""
 
     def rate(r: Result) -> float:
         return r["seconds"] / r["updates"] / len(r["seeds"])
@@ -125,7 +127,9 @@ def _costs(run: Any, results: Sequence[Result]) -> None:
     for r in results:
         for seed in r["seeds"]:
             base = bases.get((r["dataset"], r["latent"], seed))
-            if base is not None and r["arm"] != "IWAE" and r["updates"] and base["updates"]:
+            if base is None or r["arm"] == "IWAE" or len(base["seeds"]) != len(r["seeds"]):
+                continue
+            if r["updates"] and base["updates"]:
                 ratio = rate(r) / rate(base)
                 run.metric(f"cost/{r['title']}:IWAE", ratio, seed=seed, unit="1")
 

@@ -170,7 +170,14 @@ class Ppca(Group):
     replicates: dict[str, Annotated[int, Field(ge=2)]] = Field(
         description="runs of every estimator, by study"
     )
+    seeds: dict[str, Count] = Field(
+        default={"default": 100}, description="at most this many of the seeds, by study"
+    )
     images: Count = Field(default=100, description="images of the batch of digits")
+    scale: dict[str, Positive] = Field(
+        default={"default": 0.1, "digits": 0.03},
+        description="standard deviation of theta's entries, by study",
+    )
     sizes: dict[str, list[Count]] = Field(
         description="K of IWAE in the study of its bias, by study"
     )
@@ -178,7 +185,7 @@ class Ppca(Group):
         description="further correlations of the composite kernel, by study"
     )
 
-    @field_validator("replicates", "sizes", "betas")
+    @field_validator("replicates", "sizes", "betas", "seeds", "scale")
     @classmethod
     def _has_default(cls, table: dict[str, V]) -> dict[str, V]:
         return with_default(table)

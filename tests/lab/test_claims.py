@@ -222,6 +222,24 @@ def test_changed_settings_are_set_aside(order):
     assert order(record(whole, overrides={"schemes": {"lr": 1}}))["verdict"] == "not run"
 
 
+def test_an_override_that_says_what_the_profile_says_changes_nothing(order, monkeypatch):
+    """Values are compared with those of the profile as it is now."""
+
+    class Profile:
+        def model_dump(self, mode):
+            return {"lr": 2.0, "tables": {"targets": ["sonar"]}}
+
+    whole = both(*GOOD) | both(*GOOD, K=16)
+    made = record(whole, overrides={"lr": 2.0}, settings={"lr": 2.0})
+    assert order(made)["verdict"] == "not run"
+    monkeypatch.setattr("lmcnb.lab.config.resolve", lambda name, profile: Profile())
+    assert order(made)["verdict"] == "reproduced"
+    other = record(whole, overrides={"lr": 3.0}, settings={"lr": 3.0})
+    assert order(other)["verdict"] == "not run"
+    gone = record(whole, overrides={"momentum": None}, settings={"momentum": None})
+    assert order(gone)["verdict"] == "not run"
+
+
 def test_a_partial_run_of_a_higher_profile_takes_over_its_cells_only(order):
     laptop = record(both(*GOOD) | both(*GOOD, K=16), "laptop")
     paper = record(both({0: 6.0, 1: 6.0}, {0: 1.0, 1: 1.0}), "paper", "paper")

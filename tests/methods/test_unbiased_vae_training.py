@@ -1,4 +1,4 @@
-"""Training binary VAEs: gradients against exact ones, RMSProp, beta, statistics, resuming, graphs."""
+"""Training binary VAEs: gradients against exact ones, the update, statistics, resuming, graphs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def test_gradients_of_the_bounds_are_autograd_s(method: str, runs: int) -> None:
     known = bound_of(method, log_weights(leaves, x, noise, detached=False)).mean(-1)
     torch.testing.assert_close(bound.double(), known.detach(), rtol=1e-6, atol=1e-6)
     names = [k for k in p if k.startswith("decoder")]
-    for k, g in zip(names, torch.autograd.grad(-known.sum(), [leaves[k] for k in names])):
+    exact = torch.autograd.grad(-known.sum(), [leaves[k] for k in names])
+    for k, g in zip(names, exact, strict=True):
         torch.testing.assert_close(found[k], g, rtol=0, atol=1e-10)
     log_w = log_weights(leaves, x, noise, detached=True)
     share = torch.softmax(log_w.detach(), -1).square()
@@ -122,7 +123,8 @@ def test_gradients_of_the_bounds_are_autograd_s(method: str, runs: int) -> None:
         share = torch.full_like(share, 1 / 3)
     surrogate = -(share * log_w).sum(-1).mean(-1).sum()
     names = [k for k in p if k.startswith("encoder")]
-    for k, g in zip(names, torch.autograd.grad(surrogate, [leaves[k] for k in names])):
+    exact = torch.autograd.grad(surrogate, [leaves[k] for k in names])
+    for k, g in zip(names, exact, strict=True):
         torch.testing.assert_close(found[k], g, rtol=0, atol=1e-10)
     assert set(found) == set(p)
 
@@ -458,7 +460,7 @@ def test_what_the_cap_cut_is_recorded(method: str) -> None:
 
 
 def test_something_is_cut_only_where_a_row_reached_the_cap() -> None:
-    t = replace(ARMS["C-ISIR-DISIR"], updates=40, batch=2, coupling=replace(CHAINS, cap=8))
+    t = replace(ARMS["C-ISIR-DISIR"], updates=40, batch=2, coupling=replace(CHAINS, cap=2))
     trainer = trained(t, look_at_cut=1)
     capped = trainer.statistics[:, 0, 2] > 0
     assert 5 < int(capped.sum()) < 35
@@ -610,7 +612,6 @@ VARIANTS = {
     "composite": Coupling(3, lag=3),
     "C-ISIR": Coupling(3, lag=3, composite=False),
     "index": Coupling(3, lag=3, rule="index"),
-    "C-ISIR, index": Coupling(3, lag=3, composite=False, rule="index"),
     "cap": Coupling(3, lag=3, cap=BLOCK + 1),
     "average": Coupling(3, lag=3, cap=0),
 }
@@ -618,21 +619,24 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_the_program_s_chains_have_the_law_of_the_plain_ones(name: str) -> None:
+    """Through `update`, with a learning rate that moves nothing."""
     t = replace(SMALL, method="C-ISIR-DISIR", batch=20, coupling=VARIANTS[name])
+    t = replace(t, learning_rate=1e-30)
     begin = {k: v.float() for k, v in learned().items()}
     begin["encoder.b1"] = begin["encoder.b1"] + 0.5  # off, so that chains have some way to go
     trainer = Trainer(MODEL, t, images(), streams(), begin=begin)
-    betas = torch.linspace(0.1, 0.95, 20)
-    trainer.beta[0, :20] = betas
     program = Program(trainer)
-    program.rows.copy_(ROWS_SEEN)
-    program.beta.copy_(betas)
+    trainer.beta[0, :20] = torch.linspace(0.1, 0.95, 20)  # not what the program was made with
     x = images()[:20].float().unsqueeze(0)
+    seen: list[Any] = []
+    returned: list[Tensor] = []
+    trainer.keep = lambda *given: seen.append(given)  # type: ignore[method-assign]
 
     def by_program() -> tuple[Weighted, Tensor]:
-        points = program._points()
-        at = points.rows
-        return points, program.mean[at][:, None] + program.std[at][:, None] * points.points
+        program.update(ROWS_SEEN)
+        _, _, points, found, _, _, z = seen.pop()
+        returned.append(decoder(found))
+        return points, z
 
     def plain() -> tuple[Weighted, Tensor]:
         return trainer._chains(begin, x, 0, ROWS_SEEN[0])
@@ -640,7 +644,7 @@ def test_the_program_s_chains_have_the_law_of_the_plain_ones(name: str) -> None:
     measured = []
     for draw in (by_program, plain):
         found = []
-        for _ in range(150):
+        for _ in range(80):
             points, z = draw()
             check(points, t.coupling)
             g = decoder(uvt.decoder_gradients(MODEL, begin, x, points, z))
@@ -650,6 +654,7 @@ def test_the_program_s_chains_have_the_law_of_the_plain_ones(name: str) -> None:
             found.append(torch.cat([g, m.joint_steps.float(), first, capped[None]]))
         measured.append(torch.stack(found))
     a, b = measured
+    assert torch.equal(a[:, : len(returned[0])], torch.stack(returned))
     se = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
     z = (a.mean(0) - b.mean(0)) / se
     assert float(z[se > 1e-7].abs().max()) < 4
@@ -694,7 +699,7 @@ def test_the_program_s_update_with_chains() -> None:
     bound, g = uvt.bound_gradients(MODEL, t, before.parameters, x, noise)
     assert torch.equal(trainer.bounds[0], bound)
     before.streams = [Streams(*before.streams[0][:2], stream)]
-    other = Program(before)
+    other = Program(before)  # its betas are those of the start still
     other.rows.copy_(ROWS_SEEN)
     points = other._points()
     at = points.rows
@@ -712,16 +717,6 @@ def test_the_program_s_update_with_chains() -> None:
     decodes = 2 * 3 + 3 * 4 + blocks * BLOCK * 6  # masked rows cost the same
     assert float(trainer.statistics[0, 0, 5]) == pytest.approx(decodes)
     assert float(trainer.cuts[0, 0]) > 0
-
-
-def test_a_program_uses_the_betas_of_its_images() -> None:
-    t = replace(ARMS["C-ISIR-DISIR"], batch=20, beta=0.2)
-    trainer = Trainer(MODEL, t, images(), streams())
-    trainer.beta[0, 20:] = 0.9
-    program = Program(trainer)
-    program.update(torch.arange(20, 40)[None])
-    assert bool((program.beta == 0.9).all())
-    assert float(trainer.statistics[0, 0, 4]) == pytest.approx(0.9)
 
 
 def test_a_program_of_what_it_cannot_do_is_refused() -> None:

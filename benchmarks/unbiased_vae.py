@@ -1,0 +1,255 @@
+"""Speed of unbiased gradients by coupled chains, as ratios measured in one run on one thread.
+
+    compaction       time of running every row of a batch to the longest meeting time over that of
+                     taking out rows that have met (frozen VAE, 297 images, C-ISIR, cap 300)
+    batched          time of one row at a time over that of a batch of 5,000, per row
+                     (linear-Gaussian reference instance, C-ISIR-DISIR, K = 4, until all have met)
+    batched_vae      the same in the frozen-VAE study, 297 rows, cap 50: bound by matrix products
+    linear_in_steps  time of 100 joint steps over that of 25, divided by 4
+    gradient_index   time of an update with C-ISIR-DISIR and the index rule over IWAE's
+    gradient_strict  the same with the strict rule and a cap of 50
+    decodes_index    decoder evaluations in the chains of such an update over IWAE's
+    decodes_strict   the same with the strict rule
+
+The VAE (64 pixels, 2 x 200 units, 20 latents, K = 10) is trained here for 1,500 updates of IWAE on
+binarized digits. Before anything is timed, the batch with and without compaction must meet after
+the same number of joint steps, up to noise. The last line printed is one JSON object; it is also
+written, with the machine and versions, to results/benchmarks/unbiased_vae.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmcnb.errors import UserError
+from lmcnb.experiments.unbiased_vae_exact_models import reference
+from lmcnb.kernels import disir
+from lmcnb.kernels.coupling import Pair
+from lmcnb.lab import checkout, files, fingerprint, machine
+from lmcnb.lab.data import load
+from lmcnb.lab.timing import least_times
+from lmcnb.methods.unbiased import Meeting, couple
+from lmcnb.methods.unbiased_vae import Coupling, kernels, weighted_points
+from lmcnb.methods.unbiased_vae_training import (
+    STATISTICS,
+    Streams,
+    Trainer,
+    Training,
+    row_log_weight,
+)
+from lmcnb.models.binary_vae import BinaryVAE
+
+SAMPLES, BETA = 10, 0.9
+STUDY = Coupling(SAMPLES, composite=False, cap=300)
+TARGETS: dict[str, tuple[str, float]] = {
+    "compaction": ("at_least", 2.5),
+    "batched": ("at_least", 20.0),
+    "linear_in_steps": ("at_most", 1.1),
+}
+
+
+def digits(split: str) -> Tensor:
+    """Binarized digits, uint8 `(n, 64)`."""
+    return (torch.from_numpy(load("digits", split)["images"]).flatten(1) > 7).to(torch.uint8)
+
+
+def streams(seed: int) -> list[Streams]:
+    """Random generators of one run."""
+    return [Streams(*(torch.Generator().manual_seed(seed + i) for i in range(3)))]
+
+
+def frozen(updates: int = 1500) -> Trainer:
+    """The trained IWAE."""
+    model = BinaryVAE(64, 20, (200, 200))
+    trainer = Trainer(
+        model, Training("IWAE", updates, samples=SAMPLES), digits("train"), streams(0)
+    )
+    for _ in range(updates):
+        trainer.step()
+    return trainer
+
+
+class Study:
+    """Pairs of chains for test images on the frozen model."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.x = digits("test").float()
+        model, p = trainer.model, trainer.parameters
+        self.log_weight = row_log_weight(model, p, self.x.unsqueeze(0))[0]
+        self.latent = model.latent
+        self.stream = torch.Generator().manual_seed(5)
+
+    def start(self, rows: Tensor) -> disir.State:
+        """A fresh start of the given images."""
+        shape = (len(rows), SAMPLES, self.latent)
+        return disir.start(shape, lambda p: self.log_weight(p, rows), self.stream, torch.float32)
+
+    def run(self, c: Coupling, rows: Tensor, compact: bool = True) -> Meeting:
+        """Until all have met, or the cap."""
+        own = kernels(lambda p, r: self.log_weight(p, rows[r]), c, BETA, self.stream)
+        first, second = self.start(rows), self.start(rows)
+        return couple(
+            *own, first, second, lambda *_: None, lambda *_: None,
+            lag=c.lag, start=c.start, cap=c.cap, compact=compact,
+        )  # fmt: skip
+
+    def joint(self, steps: int) -> Callable[[], object]:
+        """A number of joint steps of all rows, whether they have met or not."""
+        rows = torch.arange(len(self.x))
+        _, coupled = kernels(self.log_weight, replace(STUDY, composite=True), BETA, self.stream)
+        apart = torch.zeros(len(rows), dtype=torch.bool)
+
+        @torch.no_grad()
+        def run() -> None:
+            pair = Pair(self.start(rows), self.start(rows), apart, apart)
+            for _ in range(steps):
+                pair = coupled(pair, rows)
+
+        return run
+
+
+def disagreement(study: Study, repeats: int = 3) -> float:
+    """Difference of the mean joint steps with and without compaction, in standard errors."""
+    rows = torch.arange(len(study.x)).repeat(repeats)
+    found = [
+        study.run(replace(STUDY, cap=50), rows, compact).joint_steps.double()
+        for compact in (True, False)
+    ]
+    a, b = (f.view(repeats, -1).mean(0) for f in found)
+    return float((a - b).mean().abs() / ((a - b).std() / len(a) ** 0.5))
+
+
+def gradient(base: Trainer, t: Training) -> tuple[Callable[[], object], Trainer]:
+    """An update from the frozen model."""
+    trainer = Trainer(
+        base.model, t, digits("train"), streams(9), begin=base.parameters, squares=base.squares,
+        look_at_cut=10**9,
+    )  # fmt: skip
+    return trainer.step, trainer
+
+
+def measure(rounds: int = 6, block: float = 0.5, updates: int = 1500) -> dict[str, Any]:
+    """All ratios, measured; raises if the programs disagree."""
+    base = frozen(updates)
+    study = Study(base)
+    difference = disagreement(study)
+    if not difference <= 4:
+        raise UserError(f"the programs disagree by {difference:.1f} standard errors")
+    rows, few = torch.arange(len(study.x)), torch.arange(0, len(study.x), 30)
+    short = replace(STUDY, cap=50)
+
+    def one_by_one() -> None:
+        for row in few.split(1):
+            study.run(short, row)
+
+    case, chains = reference(), Coupling(4)
+    stream = torch.Generator().manual_seed(7)
+
+    def gaussian(n: int) -> Callable[[], object]:
+        dtype = torch.float64
+        return lambda: weighted_points(case.log_weight(n), n, 2, chains, 0.5, stream, dtype)
+
+    steady = {"joint_25": study.joint(25), "joint_100": study.joint(100)}
+    steady |= {"gaussian_1": gaussian(1), "gaussian_5000": gaussian(5000)}
+    t = least_times(steady, rounds, block)
+    slow: dict[str, Callable[[], object]] = {
+        "compact": lambda: study.run(STUDY, rows),
+        "to_the_longest": lambda: study.run(STUDY, rows, compact=False),
+        "batch": lambda: study.run(short, rows),
+        "one_by_one": one_by_one,
+    }
+    strict = Training("C-ISIR-DISIR", 10**5, coupling=Coupling(SAMPLES, cap=50))
+    index = replace(strict, coupling=Coupling(SAMPLES, cap=50, rule="index"))
+    trainers = {}
+    for name, training in (
+        ("iwae", Training("IWAE", 10**5)), ("index", index), ("strict", strict)
+    ):  # fmt: skip
+        slow[name], trainers[name] = gradient(base, training)
+    t |= least_times(slow, 3 if block else 1, block)
+    decodes = {
+        name: float(tr.statistics[: tr.done, 0, STATISTICS.index("decodes")].nanmean()) / SAMPLES
+        for name, tr in trainers.items()
+        if name != "iwae"
+    }
+    ratios = {
+        "compaction": t["to_the_longest"] / t["compact"],
+        "batched": t["gaussian_1"] / (t["gaussian_5000"] / 5000),
+        "batched_vae": t["one_by_one"] / len(few) / (t["batch"] / len(rows)),
+        "linear_in_steps": t["joint_100"] / t["joint_25"] / 4,
+        "gradient_index": t["index"] / t["iwae"],
+        "gradient_strict": t["strict"] / t["iwae"],
+        "decodes_index": decodes["index"],
+        "decodes_strict": decodes["strict"],
+    }
+    ratios = {name: round(value, 3) for name, value in ratios.items()}
+    missed = [
+        name
+        for name, (rule, limit) in TARGETS.items()
+        if not (ratios[name] >= limit if rule == "at_least" else ratios[name] <= limit)
+    ]
+    return {
+        "benchmark": "unbiased_vae",
+        "ratios": ratios,
+        "targets": {name: dict([rule]) for name, rule in TARGETS.items()},
+        "meets_targets": not missed,
+        "missed": missed,
+        "milliseconds": {name: round(1e3 * value, 3) for name, value in t.items()},
+        "difference": difference,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The ratios with their targets, and the times, as text."""
+    lines = [f"unbiased gradients, {result['threads']} thread"]
+    for name, value in result["ratios"].items():
+        rule = " ".join(
+            f"{k.replace('_', ' ')} {v:g}" for k, v in result["targets"].get(name, {}).items()
+        )
+        mark = "missed" if name in result["missed"] else "met" if rule else ""
+        lines.append(f"  {name:<20}{value:>9.2f}  {rule:<14} {mark}".rstrip())
+    lines.append("milliseconds per call")
+    lines += [f"  {name:<20}{value:>11.3f}" for name, value in result["milliseconds"].items()]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print the table and the JSON line, write the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round: numbers mean little; no file"
+    )
+    parser.add_argument("--out", type=Path, help="where to write the JSON file")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    out = options.out
+    if out is None and not options.quick:
+        out = checkout.root() / "results" / "benchmarks" / "unbiased_vae.json"
+    result = measure(1, 0.0, 100) if options.quick else measure()
+    print(table(result))
+    if out is not None:
+        about = {
+            "machine": machine.describe(),
+            "versions": machine.versions(),
+            **fingerprint.commit(),
+        }
+        files.write_json(out, {**result, **about})
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
