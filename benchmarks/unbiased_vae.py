@@ -39,12 +39,12 @@ from lmcnb.lab.data import load
 from lmcnb.lab.timing import least_times
 from lmcnb.methods.unbiased import Meeting, couple
 from lmcnb.methods.unbiased_vae import Coupling, kernels, weighted_points
+from lmcnb.methods.unbiased_vae_gradients import row_log_weight
 from lmcnb.methods.unbiased_vae_training import (
     STATISTICS,
     Streams,
     Trainer,
     Training,
-    row_log_weight,
 )
 from lmcnb.models.binary_vae import BinaryVAE
 

@@ -21,6 +21,7 @@ from lmcnb.kernels import disir
 from lmcnb.kernels.coupling import Pair
 from lmcnb.methods.unbiased import Meeting
 from lmcnb.methods.unbiased_vae import Weighted, kernels
+from lmcnb.methods.unbiased_vae_gradients import bound_gradients, decoder_gradients, rmsprop
 
 if TYPE_CHECKING:
     from lmcnb.methods.unbiased_vae_training import Trainer
@@ -68,8 +69,6 @@ class Program:
 
     def update(self, rows: Tensor) -> None:
         """One update for the images `rows` `(runs, batch)`."""
-        from lmcnb.methods import unbiased_vae_training as training
-
         trainer, t = self.trainer, self.trainer.training
         self.rows.copy_(rows)
         self.replay_bound()
@@ -81,10 +80,10 @@ class Program:
         at = points.rows
         z = self.mean[at].unsqueeze(1) + self.std[at].unsqueeze(1) * points.points
         x = trainer.images[self.rows].float()
-        found = training.decoder_gradients(trainer.model, trainer.parameters, x, points, z)
+        found = decoder_gradients(trainer.model, trainer.parameters, x, points, z)
         trainer.keep(0, rows[0], points, found, trainer.parameters, x, z)
         gradients = self.gradients | found
-        training.rmsprop(trainer.parameters, gradients, trainer.squares, t.learning_rate)
+        rmsprop(trainer.parameters, gradients, trainer.squares, t.learning_rate)
 
     def _arms(self, beta: Tensor) -> disir.Arms:
         """The arms of every row's correlation."""
@@ -132,16 +131,14 @@ class Program:
         )
 
     def _bound(self) -> None:
-        from lmcnb.methods import unbiased_vae_training as training
-
         trainer, t = self.trainer, self.trainer.training
         x = trainer.images[self.rows].float()
         noise = trainer.noise(x.shape[:2])
-        self.bound, self.gradients = training.bound_gradients(
-            trainer.model, t, trainer.parameters, x, noise
+        self.bound, self.gradients = bound_gradients(
+            trainer.model, trainer.parameters, x, noise, elbo=t.method == "ELBO"
         )
         if not t.chains:
-            training.rmsprop(trainer.parameters, self.gradients, trainer.squares, t.learning_rate)
+            rmsprop(trainer.parameters, self.gradients, trainer.squares, t.learning_rate)
 
     def _log_weight(self, points: Tensor, rows: Tensor) -> Tensor:
         """As `unbiased_vae.gaussian_log_weight`, of all rows, without its look at std."""

@@ -18,6 +18,7 @@ from torch.nn.functional import softplus
 from lmcnb.errors import UsageError
 from lmcnb.kernels import disir
 from lmcnb.lab.training import fit
+from lmcnb.methods import unbiased_vae_gradients as grads
 from lmcnb.methods import unbiased_vae_training as uvt
 from lmcnb.methods.unbiased import couple
 from lmcnb.methods.unbiased_vae import Coupling, Weighted, adapted, kernels, weighted_points
@@ -109,7 +110,7 @@ def test_gradients_of_the_bounds_are_autograd_s(method: str, runs: int) -> None:
     p = {k: torch.cat([v, 0.7 * v])[:runs] for k, v in first.items()}
     x = images(10 * runs).double().view(runs, 10, 12)
     noise = torch.randn(runs, 10, 3, 2, generator=generator(1), dtype=F64)
-    bound, found = uvt.bound_gradients(MODEL, ARMS[method], p, x, noise)
+    bound, found = grads.bound_gradients(MODEL, p, x, noise, elbo=ARMS[method].method == "ELBO")
     leaves = {k: v.clone().requires_grad_() for k, v in p.items()}
     known = bound_of(method, log_weights(leaves, x, noise, detached=False)).mean(-1)
     torch.testing.assert_close(bound.double(), known.detach(), rtol=1e-6, atol=1e-6)
@@ -136,7 +137,7 @@ def test_the_encoder_s_gradient_is_unbiased_with_less_variance(method: str) -> N
     p = {k: v.expand(draws, *v.shape[1:]) for k, v in learned().items()}
     x = images(1).double().expand(draws, 1, 12)
     noise = torch.randn(draws, 1, 3, 2, generator=generator(1), dtype=F64)
-    _, found = uvt.bound_gradients(MODEL, ARMS[method], p, x, noise)
+    _, found = grads.bound_gradients(MODEL, p, x, noise, elbo=ARMS[method].method == "ELBO")
     names = [k for k in p if k.startswith("encoder")]
     leaves = {k: v.clone().requires_grad_() for k, v in p.items()}
     bound = bound_of(method, log_weights(leaves, x, noise, detached=False))
@@ -197,12 +198,12 @@ def worst(draw: Callable[[torch.Generator], dict[str, Tensor]], seed: int = 1) -
 
 def by_chains(coupling: Coupling) -> Callable[[torch.Generator], dict[str, Tensor]]:
     p, x = tiny(), SEEN.expand(1, ROWS, 6)
-    log_weight, mean, std = uvt.row_log_weight(TINY, p, x)
+    log_weight, mean, std = grads.row_log_weight(TINY, p, x)
 
     def draw(stream: torch.Generator) -> dict[str, Tensor]:
         points = weighted_points(log_weight, ROWS, 1, coupling, 0.7, stream, F64)
         z = mean[points.rows].unsqueeze(1) + std[points.rows].unsqueeze(1) * points.points
-        return uvt.decoder_gradients(TINY, p, x, points, z)
+        return grads.decoder_gradients(TINY, p, x, points, z)
 
     return draw
 
@@ -230,7 +231,7 @@ def test_the_same_test_rejects_importance_weighting() -> None:
 
     def draw(stream: torch.Generator) -> dict[str, Tensor]:
         noise = torch.randn(1, ROWS, 3, 1, generator=stream, dtype=F64)
-        return uvt.bound_gradients(TINY, t, tiny(), x, noise)[1]
+        return grads.bound_gradients(TINY, tiny(), x, noise, elbo=t.method == "ELBO")[1]
 
     assert worst(draw) > 20
 
@@ -246,7 +247,7 @@ def test_rmsprop_is_the_formula() -> None:
         squares = {k: 0.9 * v[k].double() + 0.1 * g[k].double() ** 2 for k in p}
         known = {k: p[k].double() - 0.01 * g[k].double() / (squares[k] + 1e-8).sqrt() for k in p}
         same = {k: t.data_ptr() for k, t in p.items()}
-        uvt.rmsprop(p, g, v, 0.01)
+        grads.rmsprop(p, g, v, 0.01)
         for k in p:
             torch.testing.assert_close(p[k].double(), known[k], rtol=0, atol=1e-6)
             torch.testing.assert_close(v[k].double(), squares[k], rtol=1e-6, atol=0)
@@ -254,7 +255,7 @@ def test_rmsprop_is_the_formula() -> None:
     zero = {k: torch.zeros_like(t) for k, t in p.items()}
     tiny_step = {k: torch.full_like(t, 1e-5) for k, t in p.items()}
     before, none = copy.deepcopy(p), copy.deepcopy(zero)
-    uvt.rmsprop(p, tiny_step, none, 1.0)  # here epsilon inside the root is seen
+    grads.rmsprop(p, tiny_step, none, 1.0)  # here epsilon inside the root is seen
     for k in p:
         moved = before[k] - p[k]
         torch.testing.assert_close(moved, torch.full_like(moved, 1e-5 / math.sqrt(1e-11 + 1e-8)))
@@ -266,8 +267,8 @@ def replayed(before: Trainer, rows: Tensor) -> tuple[Weighted, dict[str, Tensor]
     p = {k: v[:1] for k, v in before.parameters.items()}
     x = before.images[rows].float().unsqueeze(0)
     noise = torch.randn(1, t.batch, t.samples, 2, generator=stream)
-    _, gradients = uvt.bound_gradients(MODEL, t, p, x, noise)
-    log_weight, mean, std = uvt.row_log_weight(MODEL, p, x)
+    _, gradients = grads.bound_gradients(MODEL, p, x, noise, elbo=t.method == "ELBO")
+    log_weight, mean, std = grads.row_log_weight(MODEL, p, x)
     points = weighted_points(log_weight, t.batch, 2, t.coupling, before.beta[0, rows], stream)
     z = mean[points.rows].unsqueeze(1) + std[points.rows].unsqueeze(1) * points.points
     return points, gradients | by_autograd(p, x[0], points.rows, z, points.weights), x
@@ -432,7 +433,7 @@ def test_what_the_cap_cut_is_recorded(method: str) -> None:
     _, whole, x = replayed(before, rows)
     stream = twin(before.streams[0].noise)
     torch.randn(1, 10, 3, 2, generator=stream)  # the bound's
-    log_weight, mean, std = uvt.row_log_weight(MODEL, before.parameters, x)
+    log_weight, mean, std = grads.row_log_weight(MODEL, before.parameters, x)
     kernel, joint = kernels(log_weight, t.coupling, before.beta[0, rows], stream)
     start = [disir.start((10, 3, 2), lambda p: log_weight(p, torch.arange(10)), stream, x.dtype)
              for _ in range(2)]  # fmt: skip
@@ -477,15 +478,15 @@ def test_leaving_out_negligible_points_changes_nothing(monkeypatch: pytest.Monke
     p, x = learned(), images(30).double().unsqueeze(0)
     wide = {k: v.clone() for k, v in p.items()}
     wide["encoder.b1"][..., 2:] += 6  # most draws of such a q explain nothing
-    log_weight, mean, std = uvt.row_log_weight(MODEL, wide, x)
+    log_weight, mean, std = grads.row_log_weight(MODEL, wide, x)
     c = Coupling(10, lag=10, cap=20)
     points = weighted_points(log_weight, 30, 2, c, 0.5, generator(3), F64)
     z = mean[points.rows].unsqueeze(1) + std[points.rows].unsqueeze(1) * points.points
-    pruned = decoder(uvt.decoder_gradients(MODEL, wide, x, points, z))
-    assert float((points.weights.abs() < uvt.NEGLIGIBLE).double().mean()) > 0.05
-    monkeypatch.setattr(uvt, "NEGLIGIBLE", 0.0)
-    monkeypatch.setattr(uvt, "CHUNK", 1000)
-    whole = decoder(uvt.decoder_gradients(MODEL, wide, x, points, z))
+    pruned = decoder(grads.decoder_gradients(MODEL, wide, x, points, z))
+    assert float((points.weights.abs() < grads.NEGLIGIBLE).double().mean()) > 0.05
+    monkeypatch.setattr(grads, "NEGLIGIBLE", 0.0)
+    monkeypatch.setattr(grads, "CHUNK", 1000)
+    whole = decoder(grads.decoder_gradients(MODEL, wide, x, points, z))
     assert float((pruned - whole).norm() / whole.norm()) < 1e-6
     known = torch.zeros_like(whole)
     leaves = {k: v.clone().requires_grad_() for k, v in wide.items() if k.startswith("decoder")}
@@ -647,7 +648,7 @@ def test_the_program_s_chains_have_the_law_of_the_plain_ones(name: str) -> None:
         for _ in range(80):
             points, z = draw()
             check(points, t.coupling)
-            g = decoder(uvt.decoder_gradients(MODEL, begin, x, points, z))
+            g = decoder(grads.decoder_gradients(MODEL, begin, x, points, z))
             m = points.meeting
             first = points.effective.float()  # of every row: betas differ
             capped = m.capped.float().mean()
@@ -696,7 +697,7 @@ def test_the_program_s_update_with_chains() -> None:
     stream = twin(before.streams[0].noise)
     noise = torch.randn(1, 20, 3, 2, generator=stream)
     x = images()[:20].float().unsqueeze(0)
-    bound, g = uvt.bound_gradients(MODEL, t, before.parameters, x, noise)
+    bound, g = grads.bound_gradients(MODEL, before.parameters, x, noise, elbo=t.method == "ELBO")
     assert torch.equal(trainer.bounds[0], bound)
     before.streams = [Streams(*before.streams[0][:2], stream)]
     other = Program(before)  # its betas are those of the start still
@@ -704,7 +705,7 @@ def test_the_program_s_update_with_chains() -> None:
     points = other._points()
     at = points.rows
     z = other.mean[at][:, None] + other.std[at][:, None] * points.points
-    g |= uvt.decoder_gradients(MODEL, before.parameters, x, points, z)
+    g |= grads.decoder_gradients(MODEL, before.parameters, x, points, z)
     for k, v in before.parameters.items():
         known = v - 1e-2 * g[k] / (0.1 * g[k] ** 2 + 1e-8).sqrt()
         torch.testing.assert_close(trainer.parameters[k], known, rtol=0, atol=1e-6)
