@@ -151,7 +151,7 @@ def test_the_encoder_s_gradient_is_unbiased_with_less_variance(method: str) -> N
     assert float(z.abs().max()) < 4
     assert float(a.var(0).sum()) < 0.7 * float(b.var(0).sum())
     scale = b.mean(0).abs() / (b.std(0) / math.sqrt(draws)).clamp(min=1e-12)
-    assert float(scale.max()) > 20  # there is a gradient to agree on
+    assert float(scale.max()) > 8  # there is a gradient to agree on
 
 
 # ---- the gradient of chains, against quadrature
