@@ -102,7 +102,7 @@ def gains(pairs: Sequence[Any], dataset: str, base: str) -> tuple[Any, Arrays]:
     fig, ax = plt.subplots(figsize=(6.4, 0.9 + 0.42 * len(arms)))
     arrays: Arrays = {}
     for place, arm in enumerate(arms):
-        some = [(gap, se) for key, gap, se, _ in own if key[2] == arm]
+        some = [(gap, se) for key, gap, se, _ in own if key[2] == arm and gap is not None]
         style = look(arm)
         for i, (gap, se) in enumerate(some):
             y = place + 0.12 * (i - (len(some) - 1) / 2)

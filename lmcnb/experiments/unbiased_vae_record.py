@@ -51,6 +51,7 @@ def training(run: Any, cells: Sequence[VaeCell], results: Sequence[Result]) -> N
             n=n,
             estimator="paired by image",
             split="test",
+            diverged=gap is None,
         )
     _costs(run, results)
 
@@ -84,27 +85,32 @@ def entries(r: Result, at: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-Pair = tuple[tuple[str, int, str, str, int], float, float, int]
+Pair = tuple[tuple[str, int, str, str, int], float | None, float | None, int]
 
 
 def gains(cells: Sequence[VaeCell], results: Sequence[Result]) -> list[Pair]:
     """Mean difference of the test bounds of two models of the same seed, image by image.
 
-    Entries of ((data set, D, arm, other arm, seed), mean, standard error, images).
+    Entries of ((data set, D, arm, other arm, seed), mean, standard error, images); mean and error
+    are None where either model diverged.
     """
-    tests: dict[tuple[str, int, str, int], Tensor] = {}
+    tests: dict[tuple[str, int, str, int], Tensor | None] = {}
     for cell, r in zip(cells, results, strict=True):
         state = load_checkpoint(cell.weights)
         for at, seed in enumerate(r["seeds"]):
-            if state is not None and not lost(r, at):
-                tests[r["dataset"], r["latent"], r["arm"], seed] = state["test"][at]
+            gone = state is None or lost(r, at)
+            key = (r["dataset"], r["latent"], r["arm"], seed)
+            tests[key] = None if gone or state is None else state["test"][at]
     found: list[Pair] = []
     for (dataset, latent, arm, seed), own in tests.items():
         prefix = "IWAE+" if arm.startswith("IWAE+") else ""
         bases = [prefix + name for name in ("ELBO", "IWAE", "average", "C-ISIR")]
         for base in dict.fromkeys([*bases, "IWAE"]):
-            other = tests.get((dataset, latent, base, seed))
-            if other is None or base == arm:
+            if base == arm or (dataset, latent, base, seed) not in tests:
+                continue
+            other = tests[dataset, latent, base, seed]
+            if own is None or other is None:
+                found.append(((dataset, latent, arm, base, seed), None, None, 0))
                 continue
             gap = (own - other).double()
             se = float(gap.std()) / math.sqrt(len(gap))

@@ -57,6 +57,15 @@ def parse_arm(name: str) -> Arm:
     return Arm(part["model"], samples, rule, part["after"] is not None)
 
 
+def each_once(values: list[V]) -> list[V]:
+    """The values, if there is one at least and none stands there twice."""
+    if not values:
+        raise ValueError("at least one is needed")
+    if len(set(values)) < len(values):
+        raise ValueError("each may stand there once")
+    return values
+
+
 def with_default(table: dict[str, V]) -> dict[str, V]:
     """The table, if it has a value for what it does not name."""
     if "default" not in table:
@@ -78,6 +87,13 @@ class Annealing(Group):
     chains: Annotated[int, Field(ge=2)] = Field(default=16, description="chains an image")
     temperatures: Annotated[int, Field(ge=2)] = Field(default=1000, description="temperatures")
     leapfrogs: Count = Field(default=10, description="leapfrogs of a transition")
+
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, names: list[str]) -> list[str]:
+        for name in names:
+            parse_arm(name)
+        return names
 
 
 class Training(Group):
@@ -127,14 +143,23 @@ class Training(Group):
     def _has_default(cls, table: dict[str, V]) -> dict[str, V]:
         return with_default(table)
 
+    @field_validator("datasets")
+    @classmethod
+    def _each_once(cls, values: list[V]) -> list[V]:
+        return each_once(values)
+
+    @field_validator("latent")
+    @classmethod
+    def _each_latent_once(cls, table: dict[str, list[int]]) -> dict[str, list[int]]:
+        return {name: each_once(values) for name, values in table.items()}
+
     @field_validator("arms")
     @classmethod
     def _known_arms(cls, table: dict[str, list[str]]) -> dict[str, list[str]]:
         for names in table.values():
             for name in names:
                 parse_arm(name)
-            if len(set(names)) < len(names):
-                raise ValueError("each arm may stand there once")
+            each_once(names)
             if any(parse_arm(name).switched for name in names) and "IWAE" not in names:
                 raise ValueError("arms with IWAE+ go on from the arm IWAE, which is not there")
         return table

@@ -652,7 +652,9 @@ def test_the_program_s_chains_have_the_law_of_the_plain_ones(name: str) -> None:
             m = points.meeting
             first = points.effective.float()  # of every row: betas differ
             capped = m.capped.float().mean()
-            found.append(torch.cat([g, m.joint_steps.float(), first, capped[None]]))
+            steps = m.joint_steps.float()
+            whole = torch.stack([steps.mean(), first.mean(), capped])
+            found.append(torch.cat([g, steps, first, whole]))
         measured.append(torch.stack(found))
     a, b = measured
     assert torch.equal(a[:, : len(returned[0])], torch.stack(returned))
@@ -687,9 +689,33 @@ def check(points: Weighted, c: Coupling) -> None:
         assert float(points.weights[own].sum()) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("name", ["composite", "C-ISIR", "index"])
+def test_who_has_met_is_known_from_block_to_block(name: str) -> None:
+    t = replace(SMALL, method="C-ISIR-DISIR", batch=20, coupling=VARIANTS[name])
+    program = Program(Trainer(MODEL, t, images(), streams()))
+    program.rows.copy_(ROWS_SEEN)
+    program.replay_solo()
+    seen = [program.pair.joined.clone()]
+    assert not seen[0].any()
+    for _ in range(4):
+        program.replay_joint()
+        for pair in program.block:
+            before = seen[-1]
+            assert bool((pair.joined >= before).all())
+            known = before if name == "C-ISIR" else pair.joined
+            assert torch.equal(pair.met, known)
+            if name != "index":
+                for a, b in zip(pair.first, pair.second, strict=True):
+                    assert torch.equal(a[pair.met], b[pair.met])
+            seen.append(pair.joined.clone())
+    if name != "index":
+        assert bool((seen[BLOCK] & ~seen[BLOCK - 1]).any())  # some at the end of a block
+
+
 def test_the_program_s_update_with_chains() -> None:
     """Gradients of the bound for the encoder, of the chains for the decoder; beta; statistics."""
-    t = replace(ARMS["C-ISIR-DISIR"], batch=20)
+    coupling = replace(CHAINS, cap=BLOCK + 1)
+    t = replace(ARMS["C-ISIR-DISIR"], batch=20, coupling=coupling)
     trainer = Trainer(MODEL, t, images(), streams(), look_at_cut=1)
     before = copy.deepcopy(trainer)
     program = Program(trainer)
@@ -709,13 +735,15 @@ def test_the_program_s_update_with_chains() -> None:
     for k, v in before.parameters.items():
         known = v - 1e-2 * g[k] / (0.1 * g[k] ** 2 + 1e-8).sqrt()
         torch.testing.assert_close(trainer.parameters[k], known, rtol=0, atol=1e-6)
+    window = torch.stack([disir.effective_samples(s) for s in other.window])
+    torch.testing.assert_close(points.effective, window.mean(0))
     share = points.effective.float() / 3
     torch.testing.assert_close(trainer.beta[0, :20], adapted(torch.full((20,), 0.7), share))
     assert bool((trainer.beta[0, 20:] == 0.7).all())
     joint = float(points.meeting.joint_steps.double().mean())
     assert float(trainer.statistics[0, 0, 0]) == pytest.approx(joint)
-    blocks = -(-points.meeting.calls // BLOCK)
-    decodes = 2 * 3 + 3 * 4 + blocks * BLOCK * 6  # masked rows cost the same
+    assert points.meeting.calls == BLOCK + 1
+    decodes = 2 * 3 + 3 * 4 + 2 * BLOCK * 6  # masked rows and whole blocks cost the same
     assert float(trainer.statistics[0, 0, 5]) == pytest.approx(decodes)
     assert float(trainer.cuts[0, 0]) > 0
 
