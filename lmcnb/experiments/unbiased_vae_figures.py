@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from lmcnb.experiments.unbiased_vae_ppca_figures import LOOKS
-from lmcnb.experiments.unbiased_vae_report import shown
+from lmcnb.experiments.unbiased_vae_report import PAPER_MEETINGS, shown
 from lmcnb.lab.figures import INTERVAL, MethodStyle
 from lmcnb.papers.unbiased_vae import parse_arm
 
@@ -17,8 +17,6 @@ Arrays = dict[str, Any]
 Result = Mapping[str, Any]
 RULES = {"strict": "-", "index": "--"}
 KERNELS = {"C-ISIR": "#0072B2", "C-ISIR-DISIR": "#D55E00"}
-PAPER = {"C-ISIR": (28.3, 7.0, 431.0), "C-ISIR-DISIR": (2.35, 2.0, 8.0)}
-"""Mean, median and 99 % of the published joint steps, binarized MNIST, D = 20."""
 
 
 def look(arm: str) -> MethodStyle:
@@ -44,8 +42,8 @@ def survival(results: Sequence[Result], latent: int) -> tuple[Any, Arrays]:
         ax.plot(at[kept], more[kept], RULES[r["rule"]], color=KERNELS[r["kernel"]], label=label,
                 drawstyle="steps-post")  # fmt: skip
         arrays |= {f"{r['kernel']}/{r['rule']}/n": at, f"{r['kernel']}/{r['rule']}/share": more}
-    published = PAPER if results[0]["dataset"] == "static_mnist" and latent == 20 else {}
-    for name, (_, median, high) in published.items():
+    published = PAPER_MEETINGS if results[0]["dataset"] == "static_mnist" and latent == 20 else {}
+    for name, (_, median, high, _) in published.items():
         ax.plot([median, high], [0.5, 0.01], "*", color=KERNELS[name], ms=9, mec="white",
                 label=f"paper's {name}: median, 99 %")  # fmt: skip
     ax.set_xscale("log")
@@ -112,35 +110,4 @@ def gains(pairs: Sequence[Any], dataset: str, base: str) -> tuple[Any, Arrays]:
     ax.set_yticks(range(len(arms)), [shown(a) for a in arms])
     ax.invert_yaxis()
     ax.set_xlabel(f"test bound less that of \u201c{shown(base)}\u201d (nats; images paired)")
-    return fig, arrays
-
-
-def learning_curves(results: Sequence[Result], dataset: str) -> tuple[Any, Arrays]:
-    """Test bound of every arm against updates and against processor time."""
-    fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.4))
-    arrays: Arrays = {}
-    own = [r for r in results if r["dataset"] == dataset]
-    latent = own[0]["latent"]
-    many = any(r["arm"].startswith("IWAE+") for r in own)
-    for r in own:
-        if r["latent"] != latent or (many and not r["arm"].startswith("IWAE+")):
-            continue
-        style, label = (
-            look(r["arm"]),
-            shown(r["arm"]) if r["seeds"][0] == own[0]["seeds"][0] else None,
-        )
-        updates = np.array([p["update"] for p in r["curve"]])
-        seconds = np.array([p["seconds"] for p in r["curve"]]) / len(r["seeds"])
-        for i, seed in enumerate(r["seeds"]):
-            values = np.array([p["test"][i] for p in r["curve"]], dtype=float)
-            for ax, x in zip(axes, (updates, seconds), strict=True):
-                ax.plot(x, values, style.line, color=style.color, label=label if i == 0 else None)
-            arrays |= {f"{r['arm']}/{seed}/update": updates, f"{r['arm']}/{seed}/test": values,
-                       f"{r['arm']}/{seed}/seconds": seconds}  # fmt: skip
-    axes[0].set_xlabel("updates")
-    axes[1].set_xlabel("seconds of training")
-    axes[1].set_xscale("symlog", linthresh=1)
-    for ax in axes:
-        ax.set_ylabel("test bound, 100 samples (nats)")
-    axes[0].legend(fontsize=7)
     return fig, arrays

@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:
     """An index with probability proportional to `weights` `(..., n)`, by inversion, `(...)`.
 
-    An entry of weight zero is never picked. Not-a-number weights give the last index.
+    An entry of weight zero is never picked, unless all are. Weights that are not numbers give 0.
 
     Args:
         weights: not negative, float64; they need not add to one.
