@@ -40,12 +40,8 @@ from lmcnb.lab.timing import least_times
 from lmcnb.methods.unbiased import Meeting, couple
 from lmcnb.methods.unbiased_vae import Coupling, kernels, weighted_points
 from lmcnb.methods.unbiased_vae_gradients import row_log_weight
-from lmcnb.methods.unbiased_vae_training import (
-    STATISTICS,
-    Streams,
-    Trainer,
-    Training,
-)
+from lmcnb.methods.unbiased_vae_settings import STATISTICS, Streams, Training
+from lmcnb.methods.unbiased_vae_training import Trainer
 from lmcnb.models.binary_vae import BinaryVAE
 
 SAMPLES, BETA = 10, 0.9

@@ -17,7 +17,7 @@ from lmcnb.lab.cells import Cell
 from lmcnb.lab.data import load
 from lmcnb.lab.randomness import generator
 from lmcnb.methods.unbiased_vae import Coupling
-from lmcnb.methods.unbiased_vae_training import Training
+from lmcnb.methods.unbiased_vae_settings import Training
 from lmcnb.models.binary_vae import BinaryVAE
 from lmcnb.papers import unbiased_vae as paper
 from lmcnb.papers.unbiased_vae import by_name, parse_arm

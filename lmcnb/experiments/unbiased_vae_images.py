@@ -29,7 +29,8 @@ from lmcnb.lab.files import (
 from lmcnb.lab.pool import map_cells, report
 from lmcnb.lab.randomness import generator
 from lmcnb.lab.training import fit
-from lmcnb.methods.unbiased_vae_training import STATISTICS, Streams, Trainer
+from lmcnb.methods.unbiased_vae_settings import STATISTICS, Streams
+from lmcnb.methods.unbiased_vae_training import Trainer
 from lmcnb.models.binary_vae import BinaryVAE, Parameters
 
 LOOKS = 24  # points of a learning curve

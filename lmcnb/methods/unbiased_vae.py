@@ -136,6 +136,48 @@ def kernels(
     return kernel, coupled_kernel
 
 
+def run_chains(
+    log_weight: RowLogWeight,
+    rows: int,
+    dim: int,
+    coupling: Coupling,
+    beta: float | Tensor,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    average: Callable[[disir.State, Tensor], None],
+    correct: Callable[[disir.State, disir.State, Tensor], None],
+) -> tuple[Meeting, int]:
+    """Start two chains a row from the proposal and run them to their meeting or the cap.
+
+    Args:
+        log_weight: as in `kernels`.
+        rows: number of rows.
+        dim: dimension of a point.
+        coupling: the settings.
+        beta: as in `kernels`.
+        generator: source of all randomness.
+        dtype: of the points.
+        average: told every state of the window, as in `methods.unbiased.couple`.
+        correct: told every pair after it.
+
+    Returns:
+        The meetings, and the number of log weights evaluated.
+    """
+    counter = Counter()
+    kernel, coupled_kernel = kernels(log_weight, coupling, beta, generator, counter)
+    every = torch.arange(rows, device=generator.device)
+    shape = (rows, coupling.samples, dim)
+    first, second = (
+        disir.start(shape, lambda p: log_weight(p, every), generator, dtype) for _ in range(2)
+    )
+    c = coupling
+    meeting = couple(
+        kernel, coupled_kernel, first, second, average, correct,
+        lag=c.lag, start=c.start, cap=c.cap,
+    )  # fmt: skip
+    return meeting, counter.weights + 2 * rows * coupling.samples
+
+
 class Weighted(NamedTuple):
     """A signed measure that stands for the posterior: the points of all terms of H.
 
@@ -171,8 +213,6 @@ def weighted_points(
         generator: source of all randomness.
         dtype: of the points.
     """
-    counter = Counter()
-    kernel, coupled_kernel = kernels(log_weight, coupling, beta, generator, counter)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     newest: list[int] = []  # for every part the number of its call of `correct`, else -1
     kind: dict[str, Any] = {"dtype": torch.float64, "device": generator.device}
@@ -192,28 +232,13 @@ def weighted_points(
         newest.extend([calls, calls])
         calls += 1
 
-    every = torch.arange(rows, device=generator.device)
-    shape = (rows, coupling.samples, dim)
-    first, second = (
-        disir.start(shape, lambda p: log_weight(p, every), generator, dtype) for _ in range(2)
-    )
-    meeting = couple(
-        kernel,
-        coupled_kernel,
-        first,
-        second,
-        average,
-        correct,
-        lag=coupling.lag,
-        start=coupling.start,
-        cap=coupling.cap,
-    )
+    run = (log_weight, rows, dim, coupling, beta, generator, dtype)
+    meeting, spent = run_chains(*run, average, correct)
     owners, points, weights = (torch.cat(p) for p in zip(*parts, strict=True))
     number = torch.cat(
         [torch.full_like(own, n) for (own, _, _), n in zip(parts, newest, strict=True)]
     )
     last = (number == calls - 1) & (number >= 0) & meeting.capped[owners]
-    spent = counter.weights + 2 * rows * coupling.samples
     return Weighted(owners, points, weights, meeting, last, effective, spent)
 
 

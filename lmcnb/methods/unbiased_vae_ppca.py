@@ -28,8 +28,7 @@ from torch import Tensor
 
 from lmcnb.errors import UsageError
 from lmcnb.kernels import disir
-from lmcnb.methods.unbiased import couple
-from lmcnb.methods.unbiased_vae import Counter, Coupling, RowLogWeight, kernels
+from lmcnb.methods.unbiased_vae import Coupling, RowLogWeight, run_chains
 
 
 class Gradients(NamedTuple):
@@ -233,8 +232,6 @@ def coupled(
         columns: the coordinates d of E[z_d z].
     """
     rows, dim = len(data), proposal.mean.shape[-1]
-    counter = Counter()
-    kernel, coupled_kernel = kernels(log_weight, coupling, beta, generator, counter)
     kind: dict[str, Any] = {"dtype": torch.float64, "device": generator.device}
     total = torch.zeros(rows, 1 + len(columns), dim, **kind)
 
@@ -246,23 +243,8 @@ def coupled(
         behind = _sums(second.points, disir.weights(second), columns)
         total.index_add_(0, own, behind, alpha=-1)
 
-    every = torch.arange(rows, device=generator.device)
-    shape = (rows, coupling.samples, dim)
-    first, second = (
-        disir.start(shape, lambda p: log_weight(p, every), generator, dtype) for _ in range(2)
-    )
-    meeting = couple(
-        kernel,
-        coupled_kernel,
-        first,
-        second,
-        average,
-        correct,
-        lag=coupling.lag,
-        start=coupling.start,
-        cap=coupling.cap,
-    )
-    spent = counter.weights + 2 * rows * coupling.samples
+    run = (log_weight, rows, dim, coupling, beta, generator, dtype)
+    meeting, spent = run_chains(*run, average, correct)
     own = (meeting.joint_steps, meeting.capped, spent)
     return in_z(total / coupling.lag, proposal, data, columns, *own)
 

@@ -27,7 +27,8 @@ from lmcnb.lab.randomness import generator
 from lmcnb.methods.unbiased import couple
 from lmcnb.methods.unbiased_vae import Coupling, kernels
 from lmcnb.methods.unbiased_vae_gradients import row_log_weight
-from lmcnb.methods.unbiased_vae_training import STATISTICS, Trainer
+from lmcnb.methods.unbiased_vae_settings import STATISTICS
+from lmcnb.methods.unbiased_vae_training import Trainer
 from lmcnb.models.binary_vae import BinaryVAE
 from lmcnb.papers.unbiased_vae import Arm, parse_arm
 

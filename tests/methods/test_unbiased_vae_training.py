@@ -23,7 +23,8 @@ from lmcnb.methods import unbiased_vae_training as uvt
 from lmcnb.methods.unbiased import couple
 from lmcnb.methods.unbiased_vae import Coupling, Weighted, adapted, kernels, weighted_points
 from lmcnb.methods.unbiased_vae_graph import BLOCK, Program
-from lmcnb.methods.unbiased_vae_training import Streams, Trainer, Training
+from lmcnb.methods.unbiased_vae_settings import Streams, Training
+from lmcnb.methods.unbiased_vae_training import Trainer
 from lmcnb.models.binary_vae import BinaryVAE
 
 F64 = torch.float64
