@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def _answers(run: Any, bar: Progress) -> tuple[list[dict[str, Any]], list[dict[s
     def enter(check: str, found: dict[str, float], allowed: float, unit: str) -> None:
         for name, value in found.items():
             run.metric(f"exact/{name}", value, seed=seed, unit="1" if unit == ERRORS else unit)
-        worst = max((abs(v) if v == v else math.inf) for v in found.values())
+        worst = largest(found)
         row = {"check": check, "worst": worst, "allowed": allowed, "in": unit}
         rows.append(row | {"holds": worst <= allowed})
         bar.update()
@@ -45,8 +46,8 @@ def _answers(run: Any, bar: Progress) -> tuple[list[dict[str, Any]], list[dict[s
     def stream(name: str) -> torch.Generator:
         return generator(seed, f"exact/{name}")
 
-    worst = max(abs(v) for v in finite.errors().values())
-    enter("four states, by enumeration: all digits", {"finite_worst": worst}, 1e-10, "–")
+    digits = {"finite_worst": largest(finite.errors())}
+    enter("four states, by enumeration: all digits", digits, 1e-10, "–")
     rate = finite.found()["ISIR/eigenvalue"] / theory.contraction(
         float((finite.PI / finite.Q).max()), finite.K
     )
@@ -91,6 +92,11 @@ def _answers(run: Any, bar: Progress) -> tuple[list[dict[str, Any]], list[dict[s
         "annealed importance sampling of log p(x)", {"ais": annealed(stream("ais"))}, 0.05, "nats"
     )
     return rows, table
+
+
+def largest(errors: Mapping[str, float]) -> float:
+    """Largest absolute error; infinite where one is not a number."""
+    return max(abs(v) if v == v else math.inf for v in errors.values())
 
 
 def estimator(run: Any, name: str, e: exact.Estimate, unbiased: bool) -> dict[str, Any]:
