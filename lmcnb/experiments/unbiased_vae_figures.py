@@ -20,7 +20,7 @@ KERNELS = {"C-ISIR": "#0072B2", "C-ISIR-DISIR": "#D55E00"}
 
 
 def look(arm: str) -> MethodStyle:
-    """The style of an arm; the index rule is hollow in the colour of the strict one."""
+    """The style of an arm; the index rule has a colour of its own and a dashed line."""
     said = parse_arm(arm)
     own = LOOKS[said.model]
     return MethodStyle("#CC79A7", own.marker, "--") if said.rule == "index" else own
@@ -90,6 +90,8 @@ def by_beta(results: Sequence[Result], latent: int) -> tuple[Any, Arrays]:
 def gains(pairs: Sequence[Any], dataset: str, base: str) -> tuple[Any, Arrays]:
     """Gain of every switched arm in the test bound over the base, each seed a point.
 
+    An arm's name says how many of its seeds have no point, since they or their base diverged.
+
     Args:
         pairs: from `unbiased_vae_record.gains`.
         dataset: which.
@@ -99,15 +101,19 @@ def gains(pairs: Sequence[Any], dataset: str, base: str) -> tuple[Any, Arrays]:
     arms = list(dict.fromkeys(p[0][2] for p in own))
     fig, ax = plt.subplots(figsize=(6.4, 0.9 + 0.42 * len(arms)))
     arrays: Arrays = {}
+    names = []
     for place, arm in enumerate(arms):
-        some = [(gap, se) for key, gap, se, _ in own if key[2] == arm and gap is not None]
+        every = [(gap, se) for key, gap, se, _ in own if key[2] == arm]
+        some = [pair for pair in every if pair[0] is not None]
+        lost = f" ({len(every) - len(some)} of {len(every)} diverged)"
+        names.append(shown(arm) + (lost if len(some) < len(every) else ""))
         style = look(arm)
         for i, (gap, se) in enumerate(some):
             y = place + 0.12 * (i - (len(some) - 1) / 2)
             ax.errorbar(gap, y, xerr=INTERVAL * se, color=style.color, marker=style.marker)
         arrays[arm] = np.array(some)
     ax.axvline(0, color="#000000", lw=0.8, ls=":")
-    ax.set_yticks(range(len(arms)), [shown(a) for a in arms])
+    ax.set_yticks(range(len(arms)), names)
     ax.invert_yaxis()
     ax.set_xlabel(f"test bound less that of \u201c{shown(base)}\u201d (nats; images paired)")
     return fig, arrays

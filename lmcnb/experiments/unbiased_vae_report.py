@@ -168,6 +168,8 @@ def recorded_table(records: Sequence[Result], dataset: str, profile: str) -> lis
             digits = 2 if first != "chains" else 3
             text = "diverged" if value is None else f"{value:.{digits}f}"
             text += f" ± {se:.{digits}f}" if se is not None and row["seeds"] > 1 else ""
+            if row["diverged"] and value is not None:
+                text += f" ({row['diverged']} of {row['seeds']} diverged)"
             latent, name = arm.split("/")
             own = table.setdefault(arm, {head: shown(name), "D": int(latent.removeprefix("D="))})
             own[title] = text
