@@ -31,15 +31,16 @@ class FakeRun(Entered):
 
 
 def estimate(worst: float, steps: float | None = 1.5) -> Estimate:
-    """Largest |z| and mean joint steps as told; every component's sd is 2."""
-    error = torch.tensor([0.5, -worst], dtype=torch.float64) * 2 / 100
+    """Largest |z| and mean joint steps as told; the components' sd are 1 and 3."""
+    sd = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    error = torch.tensor([0.5, -worst], dtype=torch.float64) * sd / 100
     counts = torch.zeros(0, dtype=torch.int64)
     if steps is not None:
         last = 2 * int(steps)
         late = round(1e4 * (steps - 1) / (last - 1))
         counts = torch.zeros(last + 1, dtype=torch.int64)
         counts[1], counts[last] = 10_000 - late, late
-    return Estimate(error, torch.full((2,), 2.0, dtype=torch.float64), 10_000, counts, 0.0, 40.0)
+    return Estimate(error, sd, 10_000, counts, 0.0, 40.0)
 
 
 def answer(value: Any) -> Callable[..., Any]:
@@ -53,7 +54,7 @@ def unbiased(worst: float = 1.0, steps: float = 1.5) -> dict[str, Estimate]:
 
 
 def biased(worst: float = 30.0) -> dict[str, Estimate]:
-    return {"IWAE": estimate(worst, None)} | {name: estimate(30.0) for name in exact.BIASED}
+    return {"IWAE": estimate(worst, None)} | {name: estimate(20.0) for name in exact.BIASED}
 
 
 def right() -> dict[tuple[Any, str], Any]:
@@ -176,6 +177,15 @@ def test_few_replicates_have_only_the_clear_controls(monkeypatch: pytest.MonkeyP
     assert set(exact.SHORT) < set(exact.BIASED)
 
 
+def test_beta_follows_the_chain_by_the_paper_s_gain_in_the_control(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+    inside = (checks.exact, "adaptation_inside")
+    answers(monkeypatch, FakeRun(), {inside: lambda s, n, gain: seen.append(gain) or estimate(9.0)})
+    assert seen == [0.1]
+
+
 def test_metrics_stand_under_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     run = FakeRun()
     answers(monkeypatch, run)
@@ -184,13 +194,13 @@ def test_metrics_stand_under_their_names(monkeypatch: pytest.MonkeyPatch) -> Non
     assert value["exact/unbiased/C-ISIR"] == pytest.approx(1.0)
     assert value["exact/biased/IWAE"] == pytest.approx(30.0)
     assert value["exact/biased/" + INSIDE] == pytest.approx(9.0)
-    assert value["exact/sd/C-ISIR"] == 2.0
+    assert value["exact/sd/C-ISIR"] == pytest.approx(math.sqrt(5))
     assert value["exact/joint_steps/C-ISIR"] == pytest.approx(1.5)
     assert value["exact/bound/C-ISIR"] == pytest.approx(1.5 / BOUND)
     assert value["exact/driver/ISIR"] == 0.0 and "exact/driver/ISIR/cap/rejects" not in value
-    rms = math.sqrt((0.01**2 + 0.6**2) / 2)
+    rms = math.sqrt((0.005**2 + 0.9**2) / 2)
     assert value["exact/rms_bias/IWAE"] == pytest.approx(rms)
-    assert value["exact/rms_bias_ratio/IWAE:uncoupled"] == pytest.approx(1.0)
+    assert value["exact/rms_bias_ratio/IWAE:uncoupled"] == pytest.approx(1.5, rel=1e-4)
     limit = checks.theory.contraction(float((checks.finite.PI / checks.finite.Q).max()), 3)
     assert value["exact/rate_over_bound"] == pytest.approx(0.3 / limit)
     assert value["exact/most_joint_steps/K=64"] < value["exact/most_joint_steps/K=2"]
