@@ -18,13 +18,9 @@ machine and versions, to results/benchmarks/langevin_autoencoder.json.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from lmcnb.errors import UserError
-from lmcnb.lab import checkout, files, fingerprint, machine
+from lmcnb.lab import benchmark
+from lmcnb.lab.benchmark import judged
 from lmcnb.lab.timing import least_times, matrix_product
 from lmcnb.methods.langevin_autoencoder import Langevin
 from lmcnb.methods.langevin_autoencoder_training import Streams, Trainer, Training
@@ -205,69 +202,30 @@ def measure(rounds: int = 30, block: float = 0.2) -> dict[str, Any]:
         "floor_bfloat16": t["LAE_bfloat16"] * rates["bfloat16"] / operations(TRAINING),
         **{f"cost_LAE_over_{m}": t["LAE"] / t[m] for m in ("VAE", "VAE-flow", "Hoffman")},
     }
-    ratios = {name: round(value, 3) for name, value in ratios.items()}
     applicable = {k: v for k, v in TARGETS.items() if native or k != "bfloat16"}
-    missed = [name for name, (_, bound) in applicable.items() if not ratios[name] >= bound]
-    return {
-        "benchmark": "langevin_autoencoder",
-        "ratios": ratios,
-        "targets": {name: dict([rule]) for name, rule in applicable.items()},
-        "meets_targets": not missed,
-        "missed": missed,
+    return judged("langevin_autoencoder", ratios, applicable, t) | {
         "native_bfloat16": native,
         "not_applicable": [] if native else ["bfloat16"],
         "gigaflops": {k: round(v / 1e9, 1) for k, v in rates.items()},
-        "milliseconds": {name: round(1e3 * value, 3) for name, value in t.items()},
         "parameter_difference": difference,
-        "threads": torch.get_num_threads(),
     }
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(result: benchmark.Result) -> str:
     """The ratios with their targets, and the times, as text."""
-    lines = [f"LAE, T = 2, MNIST's shape, batch 100, {result['threads']} thread"]
     how = "natively" if result["native_bfloat16"] else "not natively: its target does not apply"
     rates = ", ".join(f"{k} {v:g} GFLOP/s" for k, v in result["gigaflops"].items())
-    lines.append(f"this processor multiplies bfloat16 {how} ({rates})")
-    for name, value in result["ratios"].items():
-        rule = " ".join(
-            f"{k.replace('_', ' ')} {v:g}" for k, v in result["targets"].get(name, {}).items()
-        )
-        mark = "missed" if name in result["missed"] else "met" if rule else ""
-        lines.append(f"  {name:<24}{value:>9.2f}  {rule:<14} {mark}".rstrip())
-    lines.append("milliseconds per step")
-    lines += [f"  {name:<24}{value:>9.3f}" for name, value in result["milliseconds"].items()]
-    return "\n".join(lines)
+    heads = [
+        f"LAE, T = 2, MNIST's shape, batch 100, {result['threads']} thread",
+        f"this processor multiplies bfloat16 {how} ({rates})",
+    ]
+    return benchmark.table(heads, "step", result)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table and the JSON line, write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="one short round: numbers mean little; no file"
-    )
-    parser.add_argument("--out", type=Path, help="where to write the JSON file")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    out = options.out
-    if out is None and not options.quick:
-        out = checkout.root() / "results" / "benchmarks" / "langevin_autoencoder.json"
-    result = measure(1, 0.0) if options.quick else measure()
-    print(table(result))
-    if out is not None:
-        about = {
-            "machine": machine.describe(),
-            "versions": machine.versions(),
-            **fingerprint.commit(),
-        }
-        files.write_json(out, {**result, **about})
-    print(json.dumps(result))
+    benchmark.main(__doc__, measure, lambda: measure(1, 0.0), table, arguments)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    benchmark.script(main)

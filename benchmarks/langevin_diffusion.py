@@ -17,11 +17,7 @@ results/benchmarks/langevin_diffusion.json.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +25,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lmcnb.errors import UserError
-from lmcnb.lab import checkout, data, files, fingerprint, machine
+from lmcnb.lab import benchmark, data
+from lmcnb.lab.benchmark import judged
 from lmcnb.lab.timing import least_times, matrix_product
 from lmcnb.methods import langevin_diffusion as ld
 from lmcnb.methods.langevin_diffusion_fast import Engine
@@ -181,68 +178,24 @@ def measure(rounds: int = 100, block: float = 0.03) -> dict[str, Any]:
         ratios[f"batch_{ROWS}_K{K}"] = ROWS * t[f"ours_K{K}"] / t[f"batch_K{K}"]
     for K in (8, 64, 256):
         ratios[f"floor_K{K}"] = t[f"ours_K{K}"] * rate / operations(target, K)
-    ratios = {name: round(value, 3) for name, value in sorted(ratios.items())}
-    missed = [
-        name
-        for name, (rule, bound) in TARGETS.items()
-        if not (ratios[name] >= bound if rule == "at_least" else ratios[name] <= bound)
-    ]
-    return {
-        "benchmark": "langevin_diffusion",
+    ratios = dict(sorted(ratios.items()))
+    return judged("langevin_diffusion", ratios, TARGETS, t) | {
         "data": source,
-        "ratios": ratios,
-        "targets": {name: dict([rule]) for name, rule in TARGETS.items()},
-        "meets_targets": not missed,
-        "missed": missed,
-        "milliseconds": {name: round(1e3 * value, 3) for name, value in t.items()},
         "sgemm_gflops": round(rate / 1e9, 1),
         "log_weight_difference": difference,
-        "threads": torch.get_num_threads(),
     }
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(result: benchmark.Result) -> str:
     """The ratios with their targets, and the times, as text."""
-    lines = [f"LDVI, {result['data']}, {CHAINS} chains, float32, {result['threads']} thread"]
-    for name, value in result["ratios"].items():
-        rule = " ".join(
-            f"{k.replace('_', ' ')} {v:g}" for k, v in result["targets"].get(name, {}).items()
-        )
-        mark = "missed" if name in result["missed"] else "met" if rule else ""
-        lines.append(f"  {name:<18}{value:>9.2f}  {rule:<14} {mark}".rstrip())
-    lines.append("milliseconds per iteration (batch: of all its runs)")
-    lines += [f"  {name:<18}{value:>9.3f}" for name, value in result["milliseconds"].items()]
-    return "\n".join(lines)
+    head = f"LDVI, {result['data']}, {CHAINS} chains, float32, {result['threads']} thread"
+    return benchmark.table([head], "iteration (batch: of all its runs)", result)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table and the JSON line, write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="one short round: numbers mean little; no file"
-    )
-    parser.add_argument("--out", type=Path, help="where to write the JSON file")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    out = options.out
-    if out is None and not options.quick:
-        out = checkout.root() / "results" / "benchmarks" / "langevin_diffusion.json"
-    result = measure(1, 0.0) if options.quick else measure()
-    print(table(result))
-    if out is not None:
-        about = {
-            "machine": machine.describe(),
-            "versions": machine.versions(),
-            **fingerprint.commit(),
-        }
-        files.write_json(out, {**result, **about})
-    print(json.dumps(result))
+    benchmark.main(__doc__, measure, lambda: measure(1, 0.0), table, arguments)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    benchmark.script(main)

@@ -18,18 +18,15 @@ results/benchmarks/short_run.json.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmcnb.errors import UserError
-from lmcnb.lab import checkout, files, fingerprint, machine
+from lmcnb.lab import benchmark
+from lmcnb.lab.benchmark import judged
 from lmcnb.lab.timing import least_times
 from lmcnb.methods.short_run import draw, short_run, transport
 from lmcnb.models.observed import LogJoint, log_joint
@@ -158,66 +155,18 @@ def measure(rounds: int = 40, block: float = 0.1) -> dict[str, Any]:
     ratios["linear_in_K"] = t["chain_100"] / t["chain"] / 4
     ratios["log_det"] = t["reverse"] / t["eigenvalues"]
     ratios["log_det_forward"] = t["forward"] / t["eigenvalues"]
-    ratios = {name: round(value, 3) for name, value in ratios.items()}
-    missed = [
-        name
-        for name, (rule, bound) in TARGETS.items()
-        if not (ratios[name] >= bound if rule == "at_least" else ratios[name] <= bound)
-    ]
-    return {
-        "benchmark": "short_run",
-        "ratios": ratios,
-        "targets": {name: dict([rule]) for name, rule in TARGETS.items()},
-        "meets_targets": not missed,
-        "missed": missed,
-        "milliseconds": {name: round(1e3 * value, 3) for name, value in t.items()},
-        "difference": difference,
-        "threads": torch.get_num_threads(),
-    }
+    return judged("short_run", ratios, TARGETS, t) | {"difference": difference}
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(result: benchmark.Result) -> str:
     """The ratios with their targets, and the times, as text."""
-    lines = [f"short-run inference, {result['threads']} thread"]
-    for name, value in result["ratios"].items():
-        rule = " ".join(
-            f"{k.replace('_', ' ')} {v:g}" for k, v in result["targets"].get(name, {}).items()
-        )
-        mark = "missed" if name in result["missed"] else "met" if rule else ""
-        lines.append(f"  {name:<20}{value:>9.2f}  {rule:<14} {mark}".rstrip())
-    lines.append("milliseconds per call")
-    lines += [f"  {name:<20}{value:>11.3f}" for name, value in result["milliseconds"].items()]
-    return "\n".join(lines)
+    return benchmark.table([f"short-run inference, {result['threads']} thread"], "call", result)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table and the JSON line, write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="one short round: numbers mean little; no file"
-    )
-    parser.add_argument("--out", type=Path, help="where to write the JSON file")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    out = options.out
-    if out is None and not options.quick:
-        out = checkout.root() / "results" / "benchmarks" / "short_run.json"
-    result = measure(1, 0.0) if options.quick else measure()
-    print(table(result))
-    if out is not None:
-        about = {
-            "machine": machine.describe(),
-            "versions": machine.versions(),
-            **fingerprint.commit(),
-        }
-        files.write_json(out, {**result, **about})
-    print(json.dumps(result))
+    benchmark.main(__doc__, measure, lambda: measure(1, 0.0), table, arguments)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    benchmark.script(main)
