@@ -60,10 +60,17 @@ def ais_images(
         n_leapfrog: leapfrogs of a transition.
         generator: source of all randomness.
         report: called with 1 after every temperature.
+
+    Raises:
+        UsageError: std or step_size not positive, fewer than two chains or temperatures.
     """
     for name, given in (("chains", chains), ("temperatures", temperatures)):
         if type(given) is not int or given < 2:
             raise UsageError(f"{name}={given!r}: an integer of at least 2 is needed")
+    if bool((std <= 0).any()):  # NaN, of a model that diverged, goes through to the value
+        raise UsageError(f"std: the smallest is {float(std.min()):.3g}; it must be positive")
+    if not 0 < step_size < math.inf:
+        raise UsageError(f"step_size={step_size!r}: a positive number is needed")
     volume = std.log().sum(-1) + 0.5 * mean.shape[-1] * math.log(2 * math.pi)
     u = torch.randn(chains, *mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     own = torch.Generator().manual_seed(temperatures)  # of the jitter, which no state decides

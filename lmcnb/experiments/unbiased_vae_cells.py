@@ -23,7 +23,7 @@ from lmcnb.papers import unbiased_vae as paper
 from lmcnb.papers.unbiased_vae import by_name, parse_arm
 
 PIXELS = {"teacher": 64, "static_mnist": 784}
-TEACHER = 400_000  # training images: none is seen twice in 4,000 updates of 100
+TEACHER = 400_000  # training images: an arm sees none twice in 4,000 updates of 100
 FRESH = 1_000  # test images of the teacher
 
 

@@ -54,18 +54,20 @@ class MeetingCell:
 
 
 def cells_of(run: Any, models: list[VaeCell]) -> list[MeetingCell]:
-    """All kernels, rules and correlations for the IWAE models among `models`, the run's first seed.
+    """All kernels, rules and correlations for the IWAE models, once they are trained.
 
-    C-ISIR has no correlation; both rules differ there by one step, and only strict is run.
+    Of the run's seeds the first whose model has not diverged. C-ISIR has no correlation; both rules
+    differ there by one step, and only strict is run.
     """
     settings: paper.Meeting = run.settings.meeting
     found = []
     for source in models:
         if source.dataset not in settings.datasets or source.arm != "IWAE":
             continue
-        if run.seeds[0] not in source.seeds:
+        seed = next((s for s in run.seeds if finite(models, source, s)), None)
+        if seed not in source.seeds:
             continue
-        own = (source, run.seeds[0])
+        own = (source, seed)
         found.append(MeetingCell(*own, "C-ISIR", "strict", 0.0, settings))
         for rule in ("strict", "index"):
             found += [
@@ -73,6 +75,19 @@ def cells_of(run: Any, models: list[VaeCell]) -> list[MeetingCell]:
                 for beta in [*settings.betas, None]
             ]
     return found
+
+
+def finite(models: list[VaeCell], like: VaeCell, seed: int) -> bool:
+    """Whether the seed's model, of the same data set, dimension and arm, has not diverged."""
+    kind = (like.dataset, like.latent, like.arm)
+    for cell in models:
+        if (cell.dataset, cell.latent, cell.arm) == kind and seed in cell.seeds:
+            state = load_checkpoint(cell.weights)
+            if state is None:
+                return True  # not yet trained
+            at = cell.seeds.index(seed)
+            return all(bool(torch.isfinite(v[at]).all()) for v in state["parameters"].values())
+    return False
 
 
 def study(found: list[MeetingCell], workers: int) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from lmcnb.experiments.unbiased_vae_cells import VaeCell
 from lmcnb.lab.files import load_checkpoint
 
 Result = dict[str, Any]
+BASES = ("ELBO", "IWAE", "IWAE-K100", "IWAE-K240", "average", "C-ISIR")  # arms to compare with
 CHAIN_UNITS = {"decodes": "evaluations an image"}
 
 
@@ -104,7 +105,7 @@ def gains(cells: Sequence[VaeCell], results: Sequence[Result]) -> list[Pair]:
     found: list[Pair] = []
     for (dataset, latent, arm, seed), own in tests.items():
         prefix = "IWAE+" if arm.startswith("IWAE+") else ""
-        bases = [prefix + name for name in ("ELBO", "IWAE", "average", "C-ISIR")]
+        bases = [prefix + name for name in BASES]
         for base in dict.fromkeys([*bases, "IWAE"]):
             if base == arm or (dataset, latent, base, seed) not in tests:
                 continue
@@ -167,9 +168,10 @@ def ppca(run: Any, results: Sequence[Result]) -> None:
             unit = {"seconds": "s", "joint_steps": "joint steps"}.get(what, "1")
             run.metric(f"{name}/{what}", r[what], seed=seed, n=n, unit=unit)
         each = r["relative"]
-        se = each["of_each_se"]
+        se, bound = each["of_each_se"], each["of_mean_unbiased"] * math.sqrt(math.pi / 2)
         run.metric(f"{name}/relative/of_each", each["of_each"], seed=seed, se=se, unit="1")
-        run.metric(f"{name}/relative/of_mean", each["of_mean"], seed=seed, unit="1")
+        # the standard error if all pixels' errors moved as one: an upper bound
+        run.metric(f"{name}/relative/of_mean", each["of_mean"], seed=seed, se=bound, unit="1")
         run.count("log weights of PPCA", round(r["evaluations"] * n))
     for study, seed in dict.fromkeys((r["study"], r["seed"]) for r in results):
         own = {r["estimator"]: r for r in results
@@ -192,6 +194,11 @@ def meetings(run: Any, results: Sequence[Mapping[str, Any]]) -> None:
             run.metric(
                 f"{name}/{what}", r[what], seed=r["seed"], se=se, n=r["n"], unit=unit, split="test"
             )
+        least = 2 if r["kernel"] == "C-ISIR" else 1  # joint steps to whole states
+        first = sum(c for c, n in zip(r["counts"]["count"], r["counts"]["from"], strict=True)
+                    if n <= least) / r["n"]  # fmt: skip
+        se = math.sqrt(first * (1 - first) / r["n"])
+        run.metric(f"{name}/first", first, seed=r["seed"], se=se, n=r["n"], unit="1", split="test")
         if r["beta"] is None:
             run.metric(f"{name}/beta", r["mean_beta"], seed=r["seed"], unit="1")
 

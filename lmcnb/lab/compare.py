@@ -32,7 +32,7 @@ def compare(
 
     Returns:
         Rows with `metric`, a column for each table (value and sd), `ours` (value and standard
-        error), `seeds`, `diverged` (how many of them) and `profile`.
+        error), `seeds`, `diverged` (how many of them), `values` (of the others) and `profile`.
     """
     paper = facts.load(name, root)
     kept = [r for r in records if profile is None or r["profile"] == profile]
@@ -51,5 +51,7 @@ def compare(
         row["ours"] = None if ours is None else (ours.value, ours.standard_error)
         row |= {"seeds": ours.seeds if ours else None, "profile": choice.profile}
         row["diverged"] = ours.diverged if ours else 0
+        alive = [e["value"] for e in choice.samples[0] if not e.get("diverged")] if ours else []
+        row["values"] = [v for v in alive if v is not None]
         rows.append(row)
     return rows

@@ -179,6 +179,11 @@ def unbiased_expectation(
             raise UsageError(
                 f"test_function: {shape}; a tensor ({len(rows)}, ...) is needed, a value a row"
             )
+        if not bool(torch.isfinite(h).all()):  # here, since such a row might never meet
+            raise UsageError(
+                "test_function or the chain's weights: values that are not finite; does the "
+                "proposal have support wherever the target has?"
+            )
         if not total:
             total.append(torch.zeros(n, *h.shape[1:], dtype=h.dtype, device=h.device))
         if h.shape[1:] != total[0].shape[1:]:
@@ -209,16 +214,10 @@ def unbiased_expectation(
         equal=equal,
         compact=compact,
     )
-    value = total[0] / lag
-    if not bool(torch.isfinite(value).all()):
-        raise UsageError(
-            "test_function or the chain's weights: values that are not finite; does the proposal "
-            "have support wherever the target has?"
-        )
     if cap and bool(meeting.capped.any()):
         warnings.warn(
             f"cap={cap}: {float(meeting.capped.float().mean()):.2%} of the rows had not met; their "
             "estimates, and so their mean, are biased by what was cut off",
             stacklevel=2,
         )
-    return Unbiased(value, meeting, torch.where(meeting.capped, cut / lag, 0.0))
+    return Unbiased(total[0] / lag, meeting, torch.where(meeting.capped, cut / lag, 0.0))

@@ -13,11 +13,13 @@ published meeting times look like it.
 
 Guaranteed with the strict rule and no cap: E[gradient] = grad log p(x), if the weights are bounded
 (assumption A3; `unbiased_vae_theory` has the condition for Gaussians). beta must not depend on the
-run itself: `adapted` moves it between runs. Not guaranteed: that a run ends soon.
+run itself: `adapted` moves it between runs. Not guaranteed: that a run ends soon. With a cap, rows
+whose log weights are not numbers have weights that are none either; without, they are an error.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -162,14 +164,40 @@ def run_chains(
 
     Returns:
         The meetings, and the number of log weights evaluated.
+
+    Raises:
+        UsageError: log weights of a wrong shape; without a cap also log weights that are NaN or
+            +inf, or -inf at all starting points of a row: such a row would never meet.
     """
+    if isinstance(beta, Tensor) and beta.shape not in ((), (rows,)):
+        raise UsageError(f"beta of shape {tuple(beta.shape)}: one a row, ({rows},), is needed")
+
+    def checked(points: Tensor, own: Tensor) -> Tensor:
+        value = log_weight(points, own)
+        if value.shape != points.shape[:-1]:
+            shape, wanted = tuple(value.shape), tuple(points.shape[:-1])
+            raise UsageError(f"log_weight: {shape}; {wanted} is needed, one a point")
+        if coupling.cap is None and bool((value.isnan() | (value == math.inf)).any()):
+            raise UsageError(
+                "log_weight: NaN or +inf; finite, or -inf where p(x, z) = 0, is needed"
+            )
+        return value
+
     counter = Counter()
-    kernel, coupled_kernel = kernels(log_weight, coupling, beta, generator, counter)
+    kernel, coupled_kernel = kernels(checked, coupling, beta, generator, counter)
     every = torch.arange(rows, device=generator.device)
     shape = (rows, coupling.samples, dim)
     first, second = (
-        disir.start(shape, lambda p: log_weight(p, every), generator, dtype) for _ in range(2)
+        disir.start(shape, lambda p: checked(p, every), generator, dtype) for _ in range(2)
     )
+    if coupling.cap is None:
+        for state in (first, second):
+            lost = int((state.log_weights == -math.inf).all(-1).sum())
+            if lost:
+                raise UsageError(
+                    f"log_weight: -inf at all {coupling.samples} starting points of {lost} rows; "
+                    "the proposal needs support where the target has, or more samples"
+                )
     c = coupling
     meeting = couple(
         kernel, coupled_kernel, first, second, average, correct,

@@ -57,7 +57,8 @@ def weights(mean: Tensor, covariance: Tensor, proposal_mean: Tensor, std: Tensor
         std: s, `(dim)`.
 
     Raises:
-        UsageError: shapes that do not fit, s not positive, Sigma not positive definite.
+        UsageError: shapes that do not fit, means that are not finite, s not positive, Sigma not
+            symmetric or not positive definite.
     """
     mean, precision, m, Q = _checked(mean, covariance, proposal_mean, std)
     d = mean - m
@@ -237,6 +238,11 @@ def _checked(
     if not bool((std > 0).all()):
         raise UsageError(f"std={std.tolist()}: positive numbers are needed")
     covariance = covariance.double()
+    for name, given in (("mean", mean), ("proposal_mean", proposal_mean)):
+        if not bool(torch.isfinite(given).all()):
+            raise UsageError(f"{name}={given.tolist()}: finite numbers are needed")
+    if not torch.allclose(covariance, covariance.T):
+        raise UsageError("covariance: it must be symmetric")
     if not bool((torch.linalg.eigvalsh(covariance) > 0).all()):
         raise UsageError("covariance: it must be positive definite")
     precision = torch.linalg.inv(covariance)

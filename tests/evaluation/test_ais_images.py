@@ -153,3 +153,12 @@ def test_impossible_settings_are_refused(changed: dict[str, int], why: str) -> N
         annealed(**({"temperatures": 5} | changed))
     with pytest.raises(UsageError, match=r"temperatures=2\.5"):
         annealed(2.5)  # type: ignore[arg-type]
+    mean = torch.zeros(2, 3)
+    for bad in (0.0, -1.0, math.nan):
+        std = torch.tensor([[1.0, 1.0, 0.0 if math.isnan(bad) else bad], [1.0, 1.0, 1.0]])
+        with pytest.raises(UsageError, match="^std: the smallest is"):
+            ais_images(lambda z: -z.square().sum(-1), mean, std, generator=generator(0))
+        with pytest.raises(UsageError, match="^step_size="):
+            ais_images(
+                lambda z: -z.square().sum(-1), mean, mean + 1, step_size=bad, generator=generator(0)
+            )

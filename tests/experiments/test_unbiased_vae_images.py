@@ -574,10 +574,13 @@ def test_every_metric_of_a_small_run(
     assert own["estimator"] == "importance-weighted bound, 30 samples"
 
 
-def judged(directory: Path, tests: dict[str, Tensor]) -> tuple[list[VaeCell], list[dict[str, Any]]]:
+def judged(
+    directory: Path, tests: dict[str, Tensor], arms: list[str] | None = None
+) -> tuple[list[VaeCell], list[dict[str, Any]]]:
     """Cells and results of arms whose test bounds are given."""
     found, results = [], []
-    for cell in cells_of(FakeRun(directory, device="cuda")):
+    run = FakeRun(directory, device="cuda", training_arms={"default": arms or ARMS})
+    for cell in cells_of(run):
         if cell.arm in tests and len(cell.seeds) == len(tests[cell.arm]):
             test = tests[cell.arm]
             save_checkpoint(cell.weights, {"test": test})
@@ -616,6 +619,16 @@ def test_gains_are_paired_by_image_and_seed(tmp_path: Path) -> None:
         assert (own["n"], own["estimator"]) == (50, "paired by image")
         assert run.metrics["seconds/teacher/D=2/IWAE", seed]["value"] == 2.5
         assert run.metrics["cost/teacher/D=2/IWAE+IWAE:IWAE", seed]["value"] == 1
+
+
+def test_gains_over_iwae_with_more_samples(tmp_path: Path) -> None:
+    test = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    arms = {"IWAE": test, "IWAE+IWAE-K240": test + 1, "IWAE+average": test[:1] + 3}
+    run = FakeRun(tmp_path)
+    found, results = judged(tmp_path, arms, [*arms])
+    record.training(run, found, results)
+    own = run.metrics["gain/teacher/D=2/IWAE+average:IWAE+IWAE-K240", 3]
+    assert own["value"] == pytest.approx(2)
 
 
 def test_costs_are_of_programs_with_as_many_runs(tmp_path: Path) -> None:
@@ -713,6 +726,26 @@ def test_a_seed_s_model_is_found_in_a_group(
     assert again == met["C-ISIR", "strict", 0.0]
 
 
+def test_a_model_that_diverged_is_not_studied(
+    finished: tuple[FakeRun, list[VaeCell], list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """The next seed's is; and without any nothing is."""
+    run, found, _ = finished
+    models = [replace(c, directory=tmp_path) for c in found if c.arm == "IWAE"]
+    lost = []
+    for old, new in zip([c for c in found if c.arm == "IWAE"], models, strict=True):
+        state: Any = load_checkpoint(old.weights)
+        save_checkpoint(new.weights, state)
+        state["parameters"]["encoder.W0"][0, 0, 0] = math.nan
+        lost.append((new, state))
+    for seeds, (cell, state) in zip(({4}, set()), lost, strict=True):
+        assert cell.seeds == (3 if seeds else 4,)
+        save_checkpoint(cell.weights, state)
+        again = meeting.cells_of(run, models)
+        assert {c.seed for c in again} == seeds
+        assert {c.source.seeds for c in again} == {(s,) for s in seeds}
+
+
 def study(rows: int = 400) -> tuple[Any, Coupling]:
     """log w of many images at a random model whose encoder is off, and settings."""
     model = BinaryVAE(64, 4, (16,))
@@ -802,10 +835,16 @@ def test_meeting_metrics(
     names = [f"{D}/C-ISIR/strict"]
     for rule in ("strict", "index"):
         names += [f"{D}/C-ISIR-DISIR/beta={b}/{rule}" for b in (0.5, "adapted")]
-    whats = ("mean", "median", "q90", "q99", "largest", "capped", "effective")
+    whats = ("mean", "median", "q90", "q99", "largest", "capped", "effective", "first")
     every = {f"{n}/{what}" for n in names for what in whats}
     every |= {f"{D}/C-ISIR-DISIR/beta=adapted/{rule}/beta" for rule in ("strict", "index")}
     assert set(run.metrics) == {(name, 3) for name in every}
+    for name, r in zip(names, (met["C-ISIR", "strict", 0.0], *list(met.values())[1:]), strict=True):
+        least = 2 if "C-ISIR/" in name else 1
+        own = run.metrics[f"{name}/first", 3]
+        assert own["value"] == sum(r["counts"]["count"][:least]) / 30
+        assert own["se"] == pytest.approx((own["value"] * (1 - own["value"]) / 30) ** 0.5)
+    assert run.metrics[f"{D}/C-ISIR-DISIR/beta=0.5/index/first", 3]["value"] > 0
     own = run.metrics[f"{D}/C-ISIR-DISIR/beta=0.5/index/mean", 3]
     known = met["C-ISIR-DISIR", "index", 0.5]
     assert (own["value"], own["se"], own["n"]) == (known["mean"], known["se"], 30)

@@ -151,6 +151,24 @@ def test_arms_are_gathered_over_seeds() -> None:
     assert (wide["D"], wide["test bound (nats)"]) == (9, (-50.0, None))
 
 
+def test_chains_of_a_lost_seed_are_left_out_of_the_means() -> None:
+    """A seed whose model had diverged before has no chain statistics."""
+    none = chains(joint_steps=None, capped=None, effective=None, decodes=None)
+    for order in (1, -1):
+        given = [trained("C-ISIR", 3, chains=chains()), trained("C-ISIR", 4, None, chains=none)]
+        (row,) = report.training_table(given[::order], "teacher")
+        assert (row["joint steps"], row["capped (%)"]) == (9.0, 25.0)
+    (row,) = report.training_table([trained("C-ISIR", 4, None, chains=none)], "teacher")
+    assert row["joint steps"] is None
+
+
+def test_times_are_of_programs_with_as_many_runs() -> None:
+    three = trained("IWAE", seeds=[3, 4, 5], diverged_at=[None] * 3)
+    three["test"] = {"value": [-90.0] * 3, "se": [0.1] * 3}
+    one, other = report.training_table([three, trained("C-ISIR", chains=chains())], "teacher")
+    assert one["time of an update / IWAE"] == 1.0 and other["time of an update / IWAE"] is None
+
+
 def test_an_arm_without_iwae_beside_it_has_no_ratio() -> None:
     (row,) = report.training_table([trained("average", chains=chains(capped=None))], "teacher")
     assert row["time of an update / IWAE"] is None
@@ -172,6 +190,7 @@ def test_the_paper_s_histograms() -> None:
     """The sheet's section 4.1, digitised: 0.38 percent of 10,000 at the cap."""
     composite = report.paper_meetings()[1]
     assert composite["joint steps: mean"] == 2.35 and composite["99 %"] == 8
+    assert report.paper_meetings()[0]["median"] == 18 - 11 + 1  # whole states: one step later
     assert report.paper_meetings()[0]["capped at 1,000 (%)"] == pytest.approx(0.38)
 
 
@@ -220,6 +239,9 @@ def test_recorded_trainings() -> None:
     metrics: dict[str, list[float | None]] = {
         f"ll/{title}": [-90.0, -91.0, -92.0],
         f"ais/{title}": [-89.0],
+        f"gain/{title}:IWAE+IWAE": [0.0, 0.5, 1.0],
+        f"gain/{title}:IWAE": [7.0, 7.0, 7.0],
+        "gain/static_mnist/D=20/IWAE:IWAE+IWAE": [7.0],
         f"chains/{title}/joint_steps": [9.0, 9.0, 9.0],
         f"chains/{title}/capped": [0.07, 0.07, 0.07],
         f"chains/{title}/cut": [0.125],
@@ -227,14 +249,17 @@ def test_recorded_trainings() -> None:
         "ll/teacher/D=8/IWAE": [-30.0],
     }
     records = [recorded("paper", metrics)]
-    records[0]["metrics"][f"ais/{title}"][0]["se"] = 0.5  # of the images, not of seeds
+    for entry in records[0]["metrics"][f"ll/{title}"]:
+        entry["se"] = 0.25  # of the images, which all seeds share
     own, lost = report.recorded_table(records, "static_mnist", "paper")
     assert own["static_mnist, paper profile"] == "IWAE, then C-ISIR"
     assert (own["D"], own["seeds"]) == (20, 3)
     assert own["test bound (nats)"] == "-91.00 ± 0.58"
     assert own["AIS, fewer images (nats)"] == "-89.00"
-    assert own["joint steps"] == "9.000 ± 0.000"
-    assert (own["share capped"][:5], own["share cut"]) == ("0.070", "0.125")
+    assert own["joint steps"] == "9.0 ± 0.0"
+    assert (own["share capped"], own["share cut"]) == ("0.070 ± 0.000", "0.125")
+    assert own["gain over going on with IWAE (nats)"] == "0.50 ± 0.29"
+    assert lost["gain over going on with IWAE (nats)"] is None
     assert lost["test bound (nats)"] == "-90.00 (2 of 3 diverged)"
     assert report.recorded_table(records, "static_mnist", "laptop") == [
         {"static_mnist, laptop profile": "no record of this profile yet"}
@@ -317,7 +342,7 @@ def test_survival_is_the_share_that_takes_longer() -> None:
     line = drawn["C-ISIR, strict rule"]
     np.testing.assert_allclose(line.get_ydata(), arrays["C-ISIR/strict/share"])
     stars = drawn["paper's C-ISIR: median, 99 %"]
-    assert list(stars.get_xdata()) == [7, 431] and list(stars.get_ydata()) == [0.5, 0.01]
+    assert list(stars.get_xdata()) == [8, 432] and list(stars.get_ydata()) == [0.5, 0.01]
 
 
 def test_nothing_beyond_the_cap_is_drawn_and_the_paper_s_stars_are_of_its_data() -> None:

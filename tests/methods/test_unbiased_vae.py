@@ -461,3 +461,41 @@ def test_a_proposal_without_support_is_refused(bad: float) -> None:
     std = torch.tensor([[1.0, bad]])
     with pytest.raises(UsageError, match="it must be positive"):
         uv.gaussian_log_weight(lambda z, rows: z.sum(-1), torch.zeros(1, 2), std)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("when", ["at the start", "later"])
+def test_a_row_that_could_never_meet_is_refused_without_a_cap(bad: float, when: str) -> None:
+    """With one it is marked by weights that are not numbers, and no other row is touched."""
+
+    def log_weight(points: Tensor, rows: Tensor) -> Tensor:
+        first = points.shape[1] == 4  # K points at the start, K - 1 in a step
+        wrong = (rows == 7) & (first == (when == "at the start"))
+        return torch.where(wrong[:, None], bad, CASE.log_weight(10)(points, rows))
+
+    with pytest.raises(UsageError, match=r"log_weight: NaN or \+inf"):
+        uv.weighted_points(log_weight, 10, 2, Coupling(4), 0.5, generator(), F64)
+    found = uv.weighted_points(log_weight, 10, 2, Coupling(4, cap=3), 0.5, generator(), F64)
+    lost = found.rows[found.weights.isnan().any(-1)]
+    assert set(lost.tolist()) == {7}
+    h = uv.expectation(found, lambda points, rows: points, 10)
+    assert h.isnan().any(-1).tolist() == [row == 7 for row in range(10)]
+
+
+def test_a_row_that_starts_where_the_target_is_zero_is_refused() -> None:
+    def log_weight(points: Tensor, rows: Tensor) -> Tensor:
+        return torch.where(points[..., 0] > 1.5, 0.0, -math.inf)
+
+    with pytest.raises(UsageError, match="-inf at all 4 starting points of .* rows"):
+        uv.weighted_points(log_weight, 50, 1, Coupling(4), 0.5, generator(), F64)
+
+
+def test_log_weights_and_correlations_of_a_wrong_shape_are_refused() -> None:
+    def summed(points: Tensor, rows: Tensor) -> Tensor:
+        return CASE.log_weight(5)(points, rows).sum(-1)
+
+    with pytest.raises(UsageError, match=r"log_weight: \(5,\); \(5, 4\) is needed"):
+        uv.weighted_points(summed, 5, 2, Coupling(4), 0.5, generator(), F64)
+    for n in (4, 6):
+        with pytest.raises(UsageError, match=rf"beta of shape \({n},\): one a row, \(5,\)"):
+            collected(Coupling(4), 5, torch.full((n,), 0.5))

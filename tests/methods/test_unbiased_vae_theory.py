@@ -198,6 +198,11 @@ def test_wrong_arguments() -> None:
             theory.weights(mean, covariance, m, torch.tensor([0.9, bad]))
     with pytest.raises(UsageError, match="positive definite"):
         theory.weights(mean, -covariance, m, s)
+    with pytest.raises(UsageError, match="symmetric"):
+        theory.weights(mean, covariance.triu(), m, s)
+    for name, bad_mean in (("mean", (mean * math.nan, m)), ("proposal_mean", (mean, m * math.inf))):
+        with pytest.raises(UsageError, match=f"^{name}=.*finite"):
+            theory.weights(bad_mean[0], covariance, bad_mean[1], s)
     with pytest.raises(UsageError, match="second moment"):
         theory.iwae_bias(*parameters(toy(1.0)), 4)
     with pytest.raises(UsageError, match="samples=0"):

@@ -475,6 +475,24 @@ def test_something_is_cut_only_where_a_row_reached_the_cap() -> None:
     assert bool((free.statistics[:, 0, 2] == 0).all())
 
 
+def test_a_weight_that_is_not_a_number_is_not_left_out() -> None:
+    """The run diverges, visibly, in the place of going on without the image."""
+    x = images(20)
+    trainer = Trainer(MODEL, replace(SMALL, method="C-ISIR", batch=20), x, streams())
+    trainer.step()
+    chains = trainer._chains
+
+    def broken(*given: Any) -> tuple[Weighted, Tensor]:
+        points, z = chains(*given)
+        points.weights[points.rows == 3] = math.nan
+        return points, z
+
+    trainer._chains = broken  # type: ignore[method-assign]
+    trainer.step()
+    trainer.step()
+    assert trainer.diverged_at() == [3]
+
+
 def test_leaving_out_negligible_points_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     p, x = learned(), images(30).double().unsqueeze(0)
     wide = {k: v.clone() for k, v in p.items()}
