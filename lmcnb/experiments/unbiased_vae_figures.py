@@ -51,7 +51,7 @@ def survival(results: Sequence[Result], latent: int) -> tuple[Any, Arrays]:
     ax.set_ylim(1e-3, 1.1)
     ax.set_xlabel("joint steps n")
     ax.set_ylabel("share of pairs that take more")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="lower right", bbox_to_anchor=(0.8, 0.0))
     return fig, arrays
 
 
