@@ -18,7 +18,7 @@ from torch import Tensor
 from lmcnb.errors import UserError
 from lmcnb.evaluation.ais_images import ais_images
 from lmcnb.evaluation.importance_weighted import Bound
-from lmcnb.experiments.unbiased_vae_cells import VaeCell, cost, images, spaced
+from lmcnb.experiments.unbiased_vae_cells import VaeCell, cost, flushed, images, spaced
 from lmcnb.lab.files import (
     load_checkpoint,
     read_json,
@@ -35,7 +35,8 @@ from lmcnb.models.binary_vae import BinaryVAE, Parameters
 
 LOOKS = 24  # points of a learning curve
 WATCHED, WATCH = 500, 100  # test images of a learning curve, and samples of their bound
-AT_ONCE = 20_000  # latents decoded at once
+AT_ONCE = 20_000  # latents drawn at once
+IN_CACHE = 2_000  # of them decoded at once on a CPU
 KEPT = 200  # points of a curve of a training statistic
 
 
@@ -53,6 +54,7 @@ def train(found: Sequence[VaeCell], workers: int, desc: str) -> list[dict[str, A
     return results
 
 
+@flushed()
 def train_cell(cell: VaeCell) -> dict[str, Any]:
     """Train and evaluate one cell, or read its finished result."""
     if cell.result.exists():
@@ -208,7 +210,9 @@ def bound(
             noise = torch.randn(shape, generator=stream, device=x.device)
             z = mean + std * noise
             prior = 0.5 * (noise.square().sum(-1) - z.square().sum(-1))
-            parts.append((model.likelihood_of(p, projected, z) + prior + volume).double())
+            each = max(1, IN_CACHE // len(part)) if x.device.type == "cpu" else step
+            log_p = torch.cat([model.likelihood_of(p, projected, s) for s in z.split(each, 2)], -1)
+            parts.append((log_p + prior + volume).double())
         log_w = torch.cat(parts, -1)
         value = torch.logsumexp(log_w, -1) - math.log(samples)
         spread = (2 * (log_w - value.unsqueeze(-1))).exp().mean(-1) - 1

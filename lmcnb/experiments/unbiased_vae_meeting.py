@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmcnb.experiments.unbiased_vae_cells import VaeCell, images, spaced
+from lmcnb.experiments.unbiased_vae_cells import VaeCell, flushed, images, spaced
 from lmcnb.kernels import disir
 from lmcnb.lab.files import load_checkpoint, read_json, write_json
 from lmcnb.lab.pool import map_cells, report
@@ -99,6 +99,7 @@ def study(found: list[MeetingCell], workers: int) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
+@flushed()
 def study_cell(cell: MeetingCell) -> dict[str, Any]:
     """Run one cell, or read its finished result."""
     path = cell.source.directory / "cells" / f"{cell.name}.json"

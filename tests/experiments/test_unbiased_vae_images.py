@@ -660,6 +660,41 @@ def test_a_lost_seed_has_no_gain_and_is_said(tmp_path: Path) -> None:
     assert gain["diverged"] and gain["value"] is None  # all seeds count
 
 
+def test_denormal_numbers_are_zero_only_inside(
+    finished: tuple[FakeRun, list[VaeCell], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flushing() -> bool:
+        return bool((torch.tensor([1e-40]) * 1).item() == 0)
+
+    seen = []
+    with cells.flushed():
+        seen.append(flushing())
+    with pytest.raises(KeyError), cells.flushed():
+        raise KeyError
+    assert seen == [True] and not flushing()
+    monkeypatch.setattr(images, "read_json", lambda path: seen.append(flushing()))
+    monkeypatch.setattr(meeting, "read_json", lambda path: seen.append(flushing()))
+    images.train_cell(finished[1][0])
+    studied = meeting.cells_of(finished[0], finished[1])
+    meeting.study(studied[:1], 1)  # run, if it was not
+    meeting.study_cell(studied[0])
+    assert len(seen) >= 3 and all(seen)
+    assert not flushing()
+
+
+@pytest.mark.parametrize("in_cache", [1, 300, 1_000_000])
+def test_the_bound_does_not_depend_on_what_is_decoded_at_once(
+    in_cache: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = BinaryVAE(64, 3, (8,))
+    p = model.initial([torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)])
+    x = cells.images("teacher", "test")[:70]
+    known = images.bound(model, p, x, 90, torch.Generator().manual_seed(3))
+    monkeypatch.setattr(images, "IN_CACHE", in_cache)
+    found = images.bound(model, p, x, 90, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(found.value, known.value, rtol=0, atol=1e-5)
+
+
 # ---- meeting times
 
 
