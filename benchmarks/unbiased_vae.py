@@ -10,6 +10,8 @@
     gradient_strict  the same with the strict rule and a cap of 50
     decodes_index    decoder evaluations in the chains of such an update over IWAE's
     decodes_strict   the same with the strict rule
+    denormals        time of a test bound with denormal numbers over that with zeros in their place
+                     (784 pixels, every 16th with a logit of -48, as pixels without ink have)
 
 The VAE (64 pixels, 2 x 200 units, 20 latents, K = 10) is trained here for 1,500 updates of IWAE on
 binarized digits. Before anything is timed, the batch with and without compaction must meet after
@@ -27,7 +29,9 @@ import torch
 from torch import Tensor
 
 from lmcnb.errors import UserError
+from lmcnb.experiments.unbiased_vae_cells import flushed
 from lmcnb.experiments.unbiased_vae_exact_models import reference
+from lmcnb.experiments.unbiased_vae_images import bound
 from lmcnb.kernels import disir
 from lmcnb.kernels.coupling import Pair
 from lmcnb.lab import benchmark
@@ -47,6 +51,7 @@ TARGETS: dict[str, tuple[str, float]] = {
     "compaction": ("at_least", 2.5),
     "batched": ("at_least", 20.0),
     "linear_in_steps": ("at_most", 1.1),
+    "denormals": ("at_least", 1.5),
 }
 
 
@@ -130,6 +135,19 @@ def gradient(base: Trainer, t: Training) -> tuple[Callable[[], object], Trainer]
     return trainer.step, trainer
 
 
+def bounds() -> dict[str, Callable[[], object]]:
+    """The test bound of an untrained model with pixels that never have ink."""
+    model = BinaryVAE(784, 20, (200, 200))
+    p = model.initial([torch.Generator().manual_seed(0)])
+    p["decoder.W2"][..., ::16], p["decoder.b2"][..., ::16] = 0, -48
+    x = torch.zeros(100, 784, dtype=torch.uint8)
+
+    def plain() -> object:
+        return bound(model, p, x, 100, torch.Generator().manual_seed(1))
+
+    return {"bound_denormal": plain, "bound_flushed": flushed()(plain)}
+
+
 def measure(rounds: int = 6, block: float = 0.5, updates: int = 1500) -> dict[str, Any]:
     """All ratios, measured; raises if the programs disagree."""
     base = frozen(updates)
@@ -168,6 +186,7 @@ def measure(rounds: int = 6, block: float = 0.5, updates: int = 1500) -> dict[st
     ):  # fmt: skip
         slow[name], trainers[name] = gradient(base, training)
     t |= least_times(slow, 3 if block else 1, block)
+    t |= least_times(bounds(), rounds, block)
     decodes = {
         name: float(tr.statistics[: tr.done, 0, STATISTICS.index("decodes")].nanmean()) / SAMPLES
         for name, tr in trainers.items()
@@ -182,6 +201,7 @@ def measure(rounds: int = 6, block: float = 0.5, updates: int = 1500) -> dict[st
         "gradient_strict": t["strict"] / t["iwae"],
         "decodes_index": decodes["index"],
         "decodes_strict": decodes["strict"],
+        "denormals": t["bound_denormal"] / t["bound_flushed"],
     }
     return judged("unbiased_vae", ratios, TARGETS, t) | {"difference": difference}
 

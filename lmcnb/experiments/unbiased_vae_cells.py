@@ -137,8 +137,8 @@ def _groups(seeds: list[int], training: Training, device: str) -> list[tuple[int
 def flushed() -> Iterator[None]:
     """Denormal numbers count as zero inside, in this thread.
 
-    Pixels without ink get logits below -87, and then exp in softplus is denormal, for which a
-    processor takes a hundred times as long. A pixel's log p changes by less than 1e-38.
+    Pixels without ink get logits below -43, where softplus squares exp(logit) to a denormal number,
+    and a processor takes a hundred times as long for such. Values change by less than 1e-38.
     """
     torch.set_flush_denormal(True)
     try:
