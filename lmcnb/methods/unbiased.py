@@ -36,6 +36,9 @@ CoupledKernel = Callable[[Pair, Tensor], Pair]
 TestFunction = Callable[[Any, Tensor], Tensor]  # (state, rows) -> (len(rows), ...)
 
 
+PATIENCE = 10_000  # joint steps without any meeting before a warning
+
+
 class Meeting(NamedTuple):
     """When the rows of a batch met."""
 
@@ -85,8 +88,10 @@ def couple(
     """Run a batch of pairs until all have met, and hand out the terms of H as they come.
 
     Args:
-        kernel: one transition of the given rows: `kernel(state, rows)`.
-        coupled_kernel: one joint transition: `coupled_kernel(pair, rows)`; sets the flags.
+        kernel: one transition of the given rows: `kernel(state, rows)`, the new state alone.
+        coupled_kernel: one joint transition: `coupled_kernel(pair, rows)`, a `Pair`. A row ends
+            where it says `met`: the whole states are equal then, and would remain so. `joined` is
+            for the kernel's own use (`kernels/pimh.py` is a short example).
         first: u(0), states of all rows.
         second: u'(0), independent of it, with the same law.
         average: called with (u(t), rows) for t = t0 ... t0 + L - 1.
@@ -99,7 +104,10 @@ def couple(
         compact: take rows that are done out of the batch; False is for comparison.
 
     Raises:
-        UsageError: lag below 1, start or cap below 0.
+        UsageError: lag below 1, start or cap below 0; kernels that return something else.
+
+    Warns:
+        UserWarning: after 10,000 joint steps without a cap none of the rows has met.
     """
     for name, value, least in (("lag", lag, 1), ("start", start, 0), ("cap", cap, 0)):
         if value is not None and (type(value) is not int or value < least):
@@ -107,7 +115,7 @@ def couple(
     rows, last = rows_of(first), start + lag - 1  # of the window
     end = None if cap is None else last + cap
     for t in range(lag + 1):
-        first = kernel(first, rows) if t else first
+        first = _same_kind(kernel(first, rows), second, "kernel") if t else first
         if start <= t <= last:
             average(first, rows)
     met = torch.zeros_like(rows, dtype=torch.bool) if equal is None else equal(first, second)
@@ -126,13 +134,29 @@ def couple(
             if len(own) == 0 or (end is not None and t >= end):
                 break
         joint_steps[own] += 1
-        pair = coupled_kernel(pair, rows)
+        pair = _same_kind(coupled_kernel(pair, rows), pair, "coupled_kernel")
         t, calls, row_steps = t + 1, calls + 1, row_steps + len(rows)
+        if calls == PATIENCE and cap is None and len(own) == len(joint_steps):
+            warnings.warn(
+                f"none of {len(own)} rows has met after {PATIENCE:,} joint steps; does "
+                "coupled_kernel set `met`? A cap ends it",
+                stacklevel=2,
+            )
         if start <= t <= last:
             average(pair.first, rows)
     capped = torch.zeros_like(joint_steps, dtype=torch.bool)
     capped[own] = True
     return Meeting(joint_steps, capped, calls, row_steps)
+
+
+def _same_kind(found: Any, like: Any, name: str) -> Any:
+    """What a kernel returned, if it is a state (or pair) as it was given."""
+    if type(found) is not type(like):
+        raise UsageError(
+            f"{name}: it returned a {type(found).__name__}; a {type(like).__name__}, as it was "
+            "given, is needed, without diagnostics"
+        )
+    return found
 
 
 def unbiased_expectation(

@@ -95,10 +95,10 @@ def kernels(
     tables: list[disir.Arms] = []  # made at the first step, when the points' type is known
     if isinstance(beta, disir.Arms):
         tables.append(beta)
-    elif isinstance(beta, Tensor):
+    elif isinstance(beta, Tensor) and beta.dim():
         if beta.dim() != 1 or not bool(((beta >= 0) & (beta < 1)).all()):
             raise UsageError(f"beta of shape {tuple(beta.shape)}: one a row, in [0, 1), is needed")
-    elif not 0 <= beta < 1:
+    elif not 0 <= float(beta) < 1:
         raise UsageError(f"beta={beta!r}: a correlation in [0, 1) is needed")
 
     def own(rows: Tensor) -> disir.LogWeight:
@@ -232,14 +232,24 @@ def weighted_points(
 ) -> Weighted:
     """Run the chains of `rows` rows and collect the points, without any gradient.
 
+    Nothing is said of chains that reach the cap, since training means to have them: look at
+    `meeting.capped`. They, and the index rule, make the estimates biased.
+
     Args:
-        log_weight: as in `kernels`.
-        rows: number of rows.
+        log_weight: log w, `(points (n, k, dim), rows (n,)) -> (n, k)`, in the coordinates where the
+            proposal is N(0, I): log target less log N(points; 0, I), up to a constant a row.
+        rows: number of rows, independent of each other.
         dim: dimension of a point.
         coupling: the settings.
-        beta: as in `kernels`.
+        beta: correlation of the second step of the composite, in [0, 1): a number or `(rows,)`.
         generator: source of all randomness.
         dtype: of the points.
+
+    Returns:
+        The signed points, when the chains met, and what they cost; `expectation` sums them up.
+
+    Raises:
+        UsageError: as in `run_chains`; a beta outside [0, 1).
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     newest: list[int] = []  # for every part the number of its call of `correct`, else -1
@@ -290,11 +300,26 @@ def adapted(beta: Tensor, share: Tensor, target: float = 0.3, gain: float = 0.1)
 def expectation(
     weighted: Weighted, h: Callable[[Tensor, Tensor], Tensor], rows: int, chunk: int = 4096
 ) -> Tensor:
-    """H of every row for a function h(points (n, K, dim), rows (n,)) -> (n, K, ...)."""
+    """H of every row, `(rows, ...)`.
+
+    Args:
+        weighted: from `weighted_points`.
+        h: the test function, `(points (n, K, dim), rows (n,)) -> (n, K, ...)`: a value a point.
+        rows: number of rows, as `weighted_points` was told.
+        chunk: entries that h is told at once.
+
+    Raises:
+        UsageError: h of a wrong shape, or another number of rows.
+    """
+    if len(weighted.effective) != rows:
+        raise UsageError(f"rows={rows}: the points are of {len(weighted.effective)} rows")
     total: Tensor | None = None
     for part in torch.arange(len(weighted.rows)).split(chunk):
         own = weighted.rows[part]
         value = h(weighted.points[part], own)
+        wanted = tuple(weighted.points[part].shape[:2])
+        if tuple(value.shape[:2]) != wanted:
+            raise UsageError(f"h: {tuple(value.shape)}; {(*wanted, '...')} is needed, one a point")
         w = weighted.weights[part].to(value.dtype)
         value = (w.reshape(*w.shape, *[1] * (value.dim() - 2)) * value).sum(1)
         if total is None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from lmcnb.lab.checkout import unknown
+
 V = TypeVar("V")
 DataSet = Literal["teacher", "static_mnist"]
+Study = Literal["reduced", "digits"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Correlation = Annotated[float, Field(ge=0, lt=1)]
@@ -66,10 +69,18 @@ def each_once(values: list[V]) -> list[V]:
     return values
 
 
-def with_default(table: dict[str, V]) -> dict[str, V]:
-    """The table, if it has a value for what it does not name."""
+def with_default(table: dict[str, V], names: Sequence[str] = ()) -> dict[str, V]:
+    """The table, if it has a value for what it does not name, and no other keys than `names`.
+
+    Without names the keys are arms.
+    """
     if "default" not in table:
         raise ValueError("a table by name needs the key 'default'")
+    for key in table:
+        if key != "default" and names and key not in names:
+            raise ValueError(unknown("the key", key, ["default", *names]))
+        if key != "default" and not names:
+            parse_arm(key)
     return table
 
 
@@ -83,7 +94,7 @@ class Annealing(Group):
     """Annealed importance sampling of some test images, to check the bound by."""
 
     images: Annotated[int, Field(ge=0)] = Field(description="test images; 0: none")
-    arms: list[str] = Field(description="arms whose models are checked")
+    arms: list[str] = Field(description="arms whose models are checked, where they are trained")
     chains: Annotated[int, Field(ge=2)] = Field(default=16, description="chains an image")
     temperatures: Annotated[int, Field(ge=2)] = Field(default=1000, description="temperatures")
     leapfrogs: Count = Field(default=10, description="leapfrogs of a transition")
@@ -128,19 +139,14 @@ class Training(Group):
     )
     annealing: Annealing
 
-    @field_validator(
-        "arms",
-        "latent",
-        "hidden",
-        "updates",
-        "more",
-        "seeds",
-        "samples",
-        "learning_rate",
-        "cap",
-    )
+    @field_validator("arms", "latent", "hidden", "updates", "more", "samples", "learning_rate")
     @classmethod
-    def _has_default(cls, table: dict[str, V]) -> dict[str, V]:
+    def _by_data_set(cls, table: dict[str, V]) -> dict[str, V]:
+        return with_default(table, get_args(DataSet))
+
+    @field_validator("seeds", "cap")
+    @classmethod
+    def _by_arm(cls, table: dict[str, V]) -> dict[str, V]:
         return with_default(table)
 
     @field_validator("datasets")
@@ -188,7 +194,7 @@ class Exact(Group):
 class Ppca(Group):
     """Gradients of probabilistic PCA beside the exact gradient."""
 
-    studies: list[Literal["reduced", "digits"]] = Field(
+    studies: list[Study] = Field(
         description="reduced: D = 20, 200 pixels, K = 10, one image of the model; digits: the "
         "paper's, D = 100, 784 pixels, K = 100, a batch of binarized digits"
     )
@@ -212,8 +218,13 @@ class Ppca(Group):
 
     @field_validator("replicates", "sizes", "betas", "seeds", "scale")
     @classmethod
-    def _has_default(cls, table: dict[str, V]) -> dict[str, V]:
-        return with_default(table)
+    def _by_study(cls, table: dict[str, V]) -> dict[str, V]:
+        return with_default(table, get_args(Study))
+
+    @field_validator("studies")
+    @classmethod
+    def _each_once(cls, values: list[V]) -> list[V]:
+        return each_once(values)
 
 
 class Settings(Group):

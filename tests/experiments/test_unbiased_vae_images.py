@@ -146,6 +146,10 @@ def test_arms_that_mean_nothing_are_refused(name: str, why: str) -> None:
     [
         ({"training_arms": {"teacher": ["IWAE"]}}, "needs the key 'default'"),
         ({"training_cap": {"IWAE": 3}}, "needs the key 'default'"),
+        ({"training_cap": {"default": 3, "C-ISR": 7}}, "'C-ISR' is no arm"),
+        ({"training_updates": {"default": 3, "teachr": 7}}, "did you mean 'teacher'"),
+        ({"ppca_replicates": {"default": 3, "teacher": 7}}, "allowed: default, reduced, digits"),
+        ({"ppca_studies": []}, "at least one is needed"),
         ({"training_arms": {"default": ["IWAE", "ELBO", "IWAE"]}}, "each may stand there once"),
         ({"training_arms": {"default": []}}, "at least one is needed"),
         ({"training_latent": {"default": [2, 2]}}, "each may stand there once"),

@@ -16,6 +16,7 @@ from lmcnb.experiments import unbiased_vae_report as report
 from lmcnb.lab import checkout
 
 Made = dict[str, Any]
+CUT = "last correction / gradient, capped rows"
 
 
 def errors(mean: float, se: float) -> Made:
@@ -37,6 +38,7 @@ def gradient(estimator: str, **changed: Any) -> Made:
         "joint_steps": 4.5,
         "capped": 0.01,
         "evaluations": 120.0,
+        "replicates": 2000,
     }
     return own | changed
 
@@ -238,7 +240,7 @@ def test_recorded_trainings() -> None:
     title = "static_mnist/D=20/IWAE+C-ISIR"
     metrics: dict[str, list[float | None]] = {
         f"ll/{title}": [-90.0, -91.0, -92.0],
-        f"ais/{title}": [-89.0],
+        f"ais_gap/{title}": [1.0],
         f"gain/{title}:IWAE+IWAE": [0.0, 0.5, 1.0],
         f"gain/{title}:IWAE": [7.0, 7.0, 7.0],
         "gain/static_mnist/D=20/IWAE:IWAE+IWAE": [7.0],
@@ -255,18 +257,42 @@ def test_recorded_trainings() -> None:
     assert own["static_mnist, paper profile"] == "IWAE, then C-ISIR"
     assert (own["D"], own["seeds"]) == (20, 3)
     assert own["test bound (nats)"] == "-91.00 ± 0.58"
-    assert own["AIS, fewer images (nats)"] == "-89.00"
+    assert own["AIS less the bound, same images (nats)"] == "1.00"
+    assert (own["paper (nats, by AIS)"], lost["paper (nats, by AIS)"]) == (None, "-88.06")
+    assert own["decodes an image"] is None
     assert own["joint steps"] == "9.0 ± 0.0"
-    assert (own["share capped"], own["share cut"]) == ("0.070 ± 0.000", "0.125")
-    assert own["gain over going on with IWAE (nats)"] == "0.50 ± 0.29"
-    assert lost["gain over going on with IWAE (nats)"] is None
+    assert (own["share capped"], own[CUT]) == ("0.070 ± 0.000", "0.125")
+    assert own["paired gain over IWAE, then IWAE (nats)"] == "0.50 ± 0.29"
+    assert lost["paired gain over IWAE, then IWAE (nats)"] is None
     assert lost["test bound (nats)"] == "-90.00 (2 of 3 diverged)"
     assert report.recorded_table(records, "static_mnist", "laptop") == [
         {"static_mnist, laptop profile": "no record of this profile yet"}
     ]
 
 
+def test_the_exact_part_of_a_record() -> None:
+    metrics: dict[str, list[float | None]] = {
+        "exact/unbiased/C-ISIR": [1.5],
+        "exact/biased/IWAE": [30.0],
+        "exact/rms_bias/C-ISIR": [0.01],
+        "exact/rms_bias/IWAE": [0.5],
+    }
+    records = [recorded("laptop", metrics)]
+    found = report.recorded_exact(records, "laptop")
+    assert [tuple(r.values()) for r in found] == [
+        ("C-ISIR", "yes", 1.5, 0.01),
+        ("IWAE", "no", 30.0, 0.5),
+    ]
+    assert report.recorded_exact(records, "paper") == [
+        {"paper profile": "no record of this profile yet"}
+    ]
+
+
 # ---- statements
+
+
+def row(right: bool) -> Made:
+    return {"right": right, "estimator": "IWAE", "test": "passes", "largest |z|": 2.0}
 
 
 GOOD: Made = {
@@ -276,8 +302,10 @@ GOOD: Made = {
     "ppca": [gradient("ELBO"), gradient("IWAE"), gradient("C-ISIR"), gradient("C-ISIR-DISIR")],
 }
 BAD: dict[str, Made] = {
-    "all exact answers hold": {"answers": [{"holds": True}, {"holds": False}]},
-    "the test tells every biased estimator": {"table": [{"right": False}, {"right": True}]},
+    "all exact answers hold": {
+        "answers": [{"holds": True, "check": "a"}, {"holds": False, "check": "b"}]
+    },
+    "the test tells every biased estimator": {"table": [row(False), row(True)]},
     "PPCA: IWAE and ELBO are rejected": {
         "ppca": [gradient("ELBO"), gradient("IWAE", max_z=9.0), gradient("C-ISIR")]
     },
@@ -287,12 +315,26 @@ BAD: dict[str, Made] = {
 }
 
 
+BROKEN = dict(
+    zip(
+        BAD,
+        (
+            "b",
+            "IWAE passes with |z| = 2.0",
+            "IWAE with |z| = 9.0, not 10, at 2,000 replicates",
+            "C-ISIR with |z| = 4.5 of one weight",
+        ),
+        strict=True,
+    )
+)
+
+
 @pytest.mark.parametrize("words", [None, *BAD])
 def test_a_statement_fails_alone(words: str | None) -> None:
     *lines, lost = report.sanity(**GOOD | (BAD[words] if words else {}))
-    assert [line for line in lines if line.endswith(": NO")] == [
-        line for line in lines if words and line.startswith(words)
-    ]
+    failed = [line for line in lines if ": NO: " in line]
+    assert failed == [line for line in lines if words and line.startswith(words)]
+    assert all(line.split(": NO: ")[1] == BROKEN[str(words)] for line in failed)
     assert sum(line.endswith(": yes") for line in lines) == len(BAD) - (words is not None)
     assert lost == "diverged runs: 0"
 

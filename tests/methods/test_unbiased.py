@@ -18,6 +18,7 @@ from torch import Tensor
 from lmcnb.errors import UsageError
 from lmcnb.experiments import unbiased_vae_finite as finite
 from lmcnb.kernels.coupling import Pair
+from lmcnb.methods import unbiased
 from lmcnb.methods.unbiased import couple, rows_of, take, unbiased_expectation
 
 F64 = torch.float64
@@ -358,3 +359,29 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
 
     with pytest.raises(UsageError, match=r"not finite; does the proposal have support"):
         unbiased_expectation(toy.kernel, toy.coupled, once, toy.first(), toy.second(), lag=lag)
+
+
+def test_a_kernel_that_returns_diagnostics_too_is_refused() -> None:
+    toy = Toy()
+    for options, name in (
+        ({"kernel": lambda state, rows: (toy.kernel(state, rows), 1.0)}, "kernel"),
+        ({"coupled": lambda pair, rows: (toy.coupled(pair, rows), 1.0)}, "coupled_kernel"),
+    ):
+        k, c = options.get("kernel", toy.kernel), options.get("coupled", toy.coupled)
+        with pytest.raises(UsageError, match=f"^{name}: it returned a tuple; a (State|Pair), as"):
+            unbiased_expectation(k, c, h, toy.first(), toy.second(), lag=2)
+
+
+def test_a_word_is_said_where_no_row_ever_meets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and only if none has met."""
+    monkeypatch.setattr(unbiased, "PATIENCE", 8)
+    for jump, warned in ((0.0, True), (0.25, False)):
+        toy = Toy(jump)
+        toy.jumps[:, 60:] = True
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            unbiased_expectation(toy.kernel, toy.coupled, h, toy.first(), toy.second(), lag=2)
+        assert [str(w.message) for w in said] == warned * [
+            "none of 60 rows has met after 8 joint steps; does coupled_kernel set `met`? "
+            "A cap ends it"
+        ]

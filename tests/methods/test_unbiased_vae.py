@@ -499,3 +499,21 @@ def test_log_weights_and_correlations_of_a_wrong_shape_are_refused() -> None:
     for n in (4, 6):
         with pytest.raises(UsageError, match=rf"beta of shape \({n},\): one a row, \(5,\)"):
             collected(Coupling(4), 5, torch.full((n,), 0.5))
+
+
+def test_a_correlation_may_be_a_scalar_tensor() -> None:
+    known, found = (collected(Coupling(4), 5, b) for b in (0.5, torch.tensor(0.5)))
+    assert torch.equal(known.points, found.points)
+    with pytest.raises(UsageError, match="beta="):
+        collected(Coupling(4), 5, torch.tensor(1.0))
+
+
+def test_test_functions_of_a_wrong_shape_and_wrong_rows_are_refused() -> None:
+    points = collected(Coupling(4), 5)
+    n = len(points.rows)
+    for wrong in (lambda p, r: torch.tensor(1.0), lambda p, r: p[..., 0].sum(-1)):
+        with pytest.raises(UsageError, match=rf"^h: .* \({n}, 4, '...'\) is needed"):
+            uv.expectation(points, wrong, 5)
+    for rows in (4, 6):
+        with pytest.raises(UsageError, match=f"^rows={rows}: the points are of 5 rows"):
+            uv.expectation(points, lambda p, r: p, rows)
