@@ -105,7 +105,7 @@ def estimator(run: Any, name: str, e: exact.Estimate, unbiased: bool) -> dict[st
     sd = float(e.sd.square().mean().sqrt())
     run.metric(f"exact/sd/{name}", sd, seed=seed, n=e.replicates, unit="1")
     row: dict[str, Any] = {"estimator": name, "largest |z|": e.worst, "sd": sd}
-    if len(e.steps):
+    if e.joint_steps > 0:
         run.metric(f"exact/joint_steps/{name}", e.joint_steps, seed=seed, unit="joint steps")
         row |= {"joint steps": e.joint_steps, "met at the first": e.one}
     row["log weights"] = e.n_weights

@@ -138,7 +138,8 @@ def recorded_meetings(records: Sequence[Result], profile: str) -> list[dict[str,
         if row["ours"] is not None:
             found.setdefault(name, {})[what] = row["ours"]
     rows = []
-    for name, own in found.items():
+    # C-ISIR first, then the composite by the strict rule, then by the other
+    for name, own in sorted(found.items(), key=lambda f: ("DISIR" in f[0], f[0].endswith("index"))):
         dataset, latent, *kernel = name.split("/")
         rows.append(
             {

@@ -225,6 +225,14 @@ def test_recorded_meetings_are_of_their_profile() -> None:
     name = "meeting/static_mnist/D=20/C-ISIR-DISIR/beta=adapted/index"
     numbers = {"mean": 2.5, "median": 2.0, "q99": 10.0, "capped": 0.25, "effective": 0.3}
     metrics: Any = {f"{name}/{k}": [v] for k, v in numbers.items()}
+    order = ["C-ISIR-DISIR/beta=0.5/index", "C-ISIR-DISIR/beta=0.5/strict", "C-ISIR/strict"]
+    more = {f"meeting/static_mnist/D=20/{n}/{k}": [v] for n in order for k, v in numbers.items()}
+    rows = report.recorded_meetings([recorded("paper", more)], "paper")  # type: ignore[arg-type]
+    assert [r["kernel"].split()[0] + "/" + r["rule"] for r in rows] == [
+        "C-ISIR/strict",
+        "C-ISIR-DISIR/strict",
+        "C-ISIR-DISIR/index",
+    ]
     records = [recorded("paper", metrics)]
     (row,) = report.recorded_meetings(records, "paper")
     assert row["paper profile"] == "static_mnist, D=20"
