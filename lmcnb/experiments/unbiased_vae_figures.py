@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lmcnb.experiments.unbiased_vae_ppca_figures import LOOKS
 from lmcnb.experiments.unbiased_vae_report import PAPER_MEETINGS, shown
@@ -78,6 +79,9 @@ def by_beta(results: Sequence[Result], latent: int) -> tuple[Any, Arrays]:
             left.axhline(r["mean"], color=KERNELS["C-ISIR"], label="C-ISIR")
             arrays["C-ISIR"] = r["mean"]
     left.set_yscale("log")
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(NullFormatter())
     left.set_ylabel("mean joint steps, at most the cap")
     left.legend(fontsize=7)
     right.axhline(0.3, color="#777777", ls=":")

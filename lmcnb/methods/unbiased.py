@@ -16,6 +16,31 @@ bias it by selection. cap = 0 is the plain average over the window. Rows that ar
 of the batch, so that it costs the sum of its meeting times and not its size times the longest.
 
 Everything is generic: a state is any NamedTuple of tensors whose leading dimension is the row.
+A pair of your own, here Metropolis on 0 ... 9 with one uniform proposal for both chains:
+
+    class State(NamedTuple):
+        x: Tensor  # (rows,)
+
+    g, n, power = torch.Generator().manual_seed(0), 10_000, torch.arange(1.0, 11.0)  # pi ~ x + 1
+
+    def move(state, y, u):  # y with probability min(1, pi(y) / pi(x))
+        return State(torch.where(u * power[state.x] < power[y], y, state.x))
+
+    def draw(rows):
+        return torch.randint(10, (len(rows),), generator=g), torch.rand(len(rows), generator=g)
+
+    def kernel(state, rows):
+        return move(state, *draw(rows))
+
+    def coupled_kernel(pair, rows):
+        y, u = draw(rows)
+        first, second = move(pair.first, y, u), move(pair.second, y, u)
+        same = pair.met | (first.x == second.x)  # whole numbers: no rounding can separate them
+        return Pair(first, second, same, same)
+
+    first, second = (State(torch.randint(10, (n,), generator=g)) for _ in range(2))
+    h = lambda state, rows: state.x.double()
+    found = unbiased_expectation(kernel, coupled_kernel, h, first, second)  # value: mean 6
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ loop over one row at a time must give the same.
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from typing import Any, NamedTuple
 
@@ -385,3 +386,15 @@ def test_a_word_is_said_where_no_row_ever_meets(monkeypatch: pytest.MonkeyPatch)
             "none of 60 rows has met after 8 joint steps; does coupled_kernel set `met`? "
             "A cap ends it"
         ]
+
+
+def test_the_example_of_the_module_runs_and_is_right() -> None:
+    lines = [
+        line for line in str(unbiased.__doc__).splitlines() if line.startswith("    ") or not line
+    ]
+    begin = next(i for i, line in enumerate(lines) if "class State" in line)
+    names: dict[str, Any] = vars(unbiased) | {"NamedTuple": NamedTuple}
+    exec(textwrap.dedent("\n".join(lines[begin:])), names)
+    value = names["found"].value
+    assert abs(float(value.mean()) - 6) < 4 * float(value.std()) / len(value) ** 0.5
+    assert float(value.std()) / len(value) ** 0.5 < 0.05
