@@ -125,7 +125,9 @@ def _judge(paper: Facts, claim: Claim, evidence: Evidence, changed: Changed | No
     row["several_commits"] = sorted(_file(r) for r in used.values() if _mixed(r))
     row["verdict"], reasons = _combine(claim, cells)
     if evidence.set_aside and row["verdict"] == NOT_RUN:
-        reasons.append(f"{evidence.set_aside} records with changed settings were set aside")
+        n = evidence.set_aside
+        what = "1 record that changes" if n == 1 else f"{n} records that change"
+        reasons.append(f"{what} settings outside of the facts' `scope` set aside")
     if row["older_code"]:
         names = sorted({name for changes in older.values() for name in changes})
         reasons.append(

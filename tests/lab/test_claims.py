@@ -216,7 +216,7 @@ def test_changed_settings_are_set_aside(order):
     whole = both(*GOOD) | both(*GOOD, K=16)
     row = order(record(whole, overrides={"lr": 2.0}))
     assert row["verdict"] == "not run"
-    assert "1 records with changed settings" in row["reason"]
+    assert "1 record that changes settings" in row["reason"]
     for allowed in ({"tables.targets": ["sonar"]}, {"schemes": None}, {"n_seeds": 2}):
         assert order(record(whole, overrides=allowed))["verdict"] == "reproduced"
     assert order(record(whole, overrides={"schemes": {"lr": 1}}))["verdict"] == "not run"
@@ -478,7 +478,7 @@ def test_reasons_are_told_once(tmp_path):
     assert "order: 2 cells: 1 reproduced, 1 not run" in report.render([half])
     changed = record(both(*GOOD) | both(*GOOD, K=16), overrides={"lr": 2.0})
     aside = report.render(claims.judge_all(["demo"], [changed], root=tmp_path))
-    assert "1 records with changed settings were set aside" in aside
+    assert "1 record that changes settings outside of the facts' `scope` set aside" in aside
     write(tmp_path, ORDER + ORDER.replace('"order"', '"second"'))
     whole = [record(both(*GOOD) | both(*GOOD, K=16))]
     rows = claims.judge_all(["demo"], whole, changed=lambda r: ["lmcnb.x"], root=tmp_path)
