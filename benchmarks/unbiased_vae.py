@@ -39,8 +39,9 @@ from lmcnb.lab.benchmark import judged
 from lmcnb.lab.data import load
 from lmcnb.lab.timing import least_times
 from lmcnb.methods.unbiased import Meeting, couple
-from lmcnb.methods.unbiased_vae import Coupling, kernels, weighted_points
+from lmcnb.methods.unbiased_vae import weighted_points
 from lmcnb.methods.unbiased_vae_gradients import row_log_weight
+from lmcnb.methods.unbiased_vae_kernels import Coupling, kernels
 from lmcnb.methods.unbiased_vae_settings import STATISTICS, Streams, Training
 from lmcnb.methods.unbiased_vae_training import Trainer
 from lmcnb.models.binary_vae import BinaryVAE

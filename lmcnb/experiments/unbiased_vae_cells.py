@@ -18,7 +18,7 @@ from lmcnb.errors import UsageError
 from lmcnb.lab.cells import Cell
 from lmcnb.lab.data import load
 from lmcnb.lab.randomness import generator
-from lmcnb.methods.unbiased_vae import Coupling
+from lmcnb.methods.unbiased_vae_kernels import Coupling
 from lmcnb.methods.unbiased_vae_settings import Training
 from lmcnb.models.binary_vae import BinaryVAE
 from lmcnb.papers import unbiased_vae as paper

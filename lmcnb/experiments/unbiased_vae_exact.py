@@ -21,7 +21,7 @@ from lmcnb.kernels.coupling import Pair
 from lmcnb.methods import unbiased_vae as uv
 from lmcnb.methods import unbiased_vae_theory as theory
 from lmcnb.methods.unbiased import Meeting, unbiased_expectation
-from lmcnb.methods.unbiased_vae import Coupling
+from lmcnb.methods.unbiased_vae_kernels import Coupling
 from lmcnb.models.linear_gaussian import LinearGaussian
 
 F64 = torch.float64
@@ -107,7 +107,7 @@ def coupled(
     def draw(n: int) -> tuple[Tensor, Meeting | None, float]:
         dim = len(case.mean)
         w = uv.weighted_points(case.log_weight(n), n, dim, coupling, beta, stream, F64)
-        return uv.expectation(w, case.gradient, n, 1 << 16), w.meeting, w.n_weights
+        return uv.expectation(w, case.gradient, 1 << 16), w.meeting, w.n_weights
 
     return collect(case.exact(), replicates, draw)
 

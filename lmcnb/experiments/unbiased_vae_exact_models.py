@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmcnb.methods import unbiased_vae as uv
 from lmcnb.methods import unbiased_vae_theory as theory
+from lmcnb.methods.unbiased_vae_kernels import RowLogWeight
 
 F64 = torch.float64
 
@@ -65,7 +66,7 @@ class Case:
         mean, covariance = self.posterior()
         return torch.cat([mean, mean.square() + covariance.diagonal()])
 
-    def log_weight(self, rows: int) -> uv.RowLogWeight:
+    def log_weight(self, rows: int) -> RowLogWeight:
         """log w of `rows` equal rows, in the proposal's coordinates."""
         constant = 0.5 * len(self.x) * math.log(2 * math.pi * self.variance)
 

@@ -19,8 +19,9 @@ from lmcnb.lab.files import load_checkpoint, read_json, write_json
 from lmcnb.lab.pool import map_cells, report
 from lmcnb.lab.randomness import generator
 from lmcnb.methods.unbiased import couple
-from lmcnb.methods.unbiased_vae import Coupling, adapted, kernels
+from lmcnb.methods.unbiased_vae import adapted
 from lmcnb.methods.unbiased_vae_gradients import row_log_weight
+from lmcnb.methods.unbiased_vae_kernels import Coupling, kernels
 from lmcnb.papers import unbiased_vae as paper
 
 PILOTS = 60  # runs of L iterations from which beta is adapted

@@ -11,7 +11,7 @@ from torch import Tensor
 from lmcnb.errors import UsageError
 from lmcnb.lab.data import load
 from lmcnb.lab.randomness import generator
-from lmcnb.methods.unbiased_vae import Coupling, Rule
+from lmcnb.methods.unbiased_vae_kernels import Coupling, Rule
 from lmcnb.methods.unbiased_vae_ppca import PPCA, Gradients, Proposal
 from lmcnb.methods.unbiased_vae_ppca_fit import fit_encoder
 

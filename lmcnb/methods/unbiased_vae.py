@@ -1,15 +1,9 @@
 """Unbiased gradients of log p(x) by coupled ISIR and DISIR chains (2010.01845).
 
-    C-ISIR:        one iteration is one step with beta = 0
-    C-ISIR-DISIR:  one step with beta = 0 (only there can chains meet), then one with beta > 0
-    gradient:      h(u) = sum_k w~_k grad log p(x, z_k), in eq. 14 (`methods.unbiased`)
+    gradient:  h(u) = sum_k w~_k grad log p(x, z_k), in eq. 14 (`methods.unbiased`)
 
-What counts as a meeting decides whether the estimator is unbiased. `rule="strict"` (default): the
-whole states are equal. For C-ISIR that is one iteration after the selected points are; for the
-composite the second step rebuilds everything from equal points, so it is the same iteration.
-`rule="index"`: equal new indices in any step count, also where beta > 0, and for C-ISIR without the
-iteration that follows. The points differ still, the estimate is BIASED; it is here because the
-published meeting times look like it.
+The chains are in `unbiased_vae_kernels`, with what counts as a meeting. All states that eq. 14 adds
+up are collected here as one signed measure of points, so that a gradient takes one pass.
 
 Guaranteed with the strict rule and no cap: E[gradient] = grad log p(x), if the weights are bounded
 (assumption A3; `unbiased_vae_theory` has the condition for Gaussians). beta must not depend on the
@@ -21,121 +15,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmcnb.errors import UsageError
 from lmcnb.kernels import disir
-from lmcnb.kernels.coupling import Pair
-from lmcnb.methods.unbiased import CoupledKernel, Kernel, Meeting, couple
+from lmcnb.methods.unbiased import Meeting, couple
+from lmcnb.methods.unbiased_vae_kernels import (
+    Counter,
+    RowLogWeight,
+    kernels,
+)
+from lmcnb.methods.unbiased_vae_kernels import Coupling as Coupling  # for users of this module
 
-RowLogWeight = Callable[[Tensor, Tensor], Tensor]  # (points (n, k, dim), rows (n,)) -> (n, k)
-Rule = Literal["strict", "index"]
 LEAST, MOST = 1e-6, 1 - 1e-6  # of an adapted beta
-
-
-@dataclass(frozen=True)
-class Coupling:
-    """Settings of the estimator; the defaults are the paper's."""
-
-    samples: int = 10
-    """K: points of a state."""
-    composite: bool = True
-    """C-ISIR-DISIR; False: C-ISIR."""
-    lag: int = 10
-    """L."""
-    start: int = 1
-    """t0."""
-    cap: int | None = None
-    """Most correction terms; None: until the chains meet; 0: the average without coupling."""
-    rule: Rule = "strict"
-    """What counts as a meeting; index is biased."""
-
-    def __post_init__(self) -> None:
-        if type(self.samples) is not int or self.samples < 2:
-            raise UsageError(
-                f"samples={self.samples!r}: an integer of at least 2 is needed; with K = 1 the "
-                "chain never moves"
-            )
-        for name, least in (("lag", 1), ("start", 0), ("cap", 0)):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < least):
-                raise UsageError(f"{name}={value!r}: an integer of at least {least} is needed")
-        if self.rule not in ("strict", "index"):
-            raise UsageError(f"rule={self.rule!r}: strict or index is needed")
-
-
-class Counter:
-    """Log weights evaluated so far: decoder evaluations, if w is that of a VAE."""
-
-    def __init__(self) -> None:
-        self.weights = 0
-
-
-def kernels(
-    log_weight: RowLogWeight,
-    coupling: Coupling,
-    beta: float | Tensor | disir.Arms,
-    generator: torch.Generator,
-    counter: Counter | None = None,
-) -> tuple[Kernel, CoupledKernel]:
-    """One iteration of a chain, and of a pair, for `methods.unbiased`.
-
-    Args:
-        log_weight: log w in the coordinates where the proposal is N(0, I).
-        coupling: composite or not, and the rule.
-        beta: of the second step of the composite: a number, one a row `(rows,)`, or the `Arms` made
-            of it. It is frozen: a tensor that changes later is not looked at again.
-        generator: source of all randomness.
-        counter: counts evaluations of the log weight.
-    """
-    tables: list[disir.Arms] = []  # made at the first step, when the points' type is known
-    if isinstance(beta, disir.Arms):
-        tables.append(beta)
-    elif isinstance(beta, Tensor) and beta.dim():
-        if beta.dim() != 1 or not bool(((beta >= 0) & (beta < 1)).all()):
-            raise UsageError(f"beta of shape {tuple(beta.shape)}: one a row, in [0, 1), is needed")
-    elif not 0 <= float(beta) < 1:
-        raise UsageError(f"beta={beta!r}: a correlation in [0, 1) is needed")
-
-    def own(rows: Tensor) -> disir.LogWeight:
-        return lambda points: log_weight(points, rows)
-
-    def arms(state: disir.State, rows: Tensor) -> disir.Arms:
-        if not isinstance(beta, disir.Arms) and not tables:
-            tables.append(disir.Arms.of(beta, coupling.samples, state.points))
-        return tables[0].take(rows)
-
-    def count(info: disir.Info, rows: Tensor) -> None:
-        if counter is not None:
-            counter.weights += info.n_weights * len(rows)
-
-    def kernel(state: disir.State, rows: Tensor) -> disir.State:
-        weigh = own(rows)
-        state, info = disir.step(state, weigh, 0.0, generator)
-        count(info, rows)
-        if coupling.composite:
-            state, info = disir.step(state, weigh, arms(state, rows), generator)
-            count(info, rows)
-        return state
-
-    def coupled_kernel(pair: Pair, rows: Tensor) -> Pair:
-        weigh = own(rows)
-        pair, info = disir.coupled_step(pair, weigh, 0.0, generator)
-        count(info, rows)
-        touched = info.touched
-        if coupling.composite:
-            pair, info = disir.coupled_step(pair, weigh, arms(pair.first, rows), generator)
-            count(info, rows)
-            touched = touched | info.touched
-        if coupling.rule == "index":
-            pair = pair._replace(joined=pair.joined | touched, met=pair.met | touched)
-        return pair
-
-    return kernel, coupled_kernel
 
 
 def run_chains(
@@ -298,21 +193,19 @@ def adapted(beta: Tensor, share: Tensor, target: float = 0.3, gain: float = 0.1)
 
 
 def expectation(
-    weighted: Weighted, h: Callable[[Tensor, Tensor], Tensor], rows: int, chunk: int = 4096
+    weighted: Weighted, h: Callable[[Tensor, Tensor], Tensor], chunk: int = 4096
 ) -> Tensor:
     """H of every row, `(rows, ...)`.
 
     Args:
         weighted: from `weighted_points`.
         h: the test function, `(points (n, K, dim), rows (n,)) -> (n, K, ...)`: a value a point.
-        rows: number of rows, as `weighted_points` was told.
         chunk: entries that h is told at once.
 
     Raises:
-        UsageError: h of a wrong shape, or another number of rows.
+        UsageError: h of a wrong shape.
     """
-    if len(weighted.effective) != rows:
-        raise UsageError(f"rows={rows}: the points are of {len(weighted.effective)} rows")
+    rows = len(weighted.effective)
     total: Tensor | None = None
     for part in torch.arange(len(weighted.rows)).split(chunk):
         own = weighted.rows[part]

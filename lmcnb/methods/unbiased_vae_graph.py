@@ -20,8 +20,9 @@ from lmcnb.errors import UsageError
 from lmcnb.kernels import disir
 from lmcnb.kernels.coupling import Pair
 from lmcnb.methods.unbiased import Meeting
-from lmcnb.methods.unbiased_vae import Weighted, kernels
+from lmcnb.methods.unbiased_vae import Weighted
 from lmcnb.methods.unbiased_vae_gradients import bound_gradients, decoder_gradients, rmsprop
+from lmcnb.methods.unbiased_vae_kernels import kernels
 
 if TYPE_CHECKING:
     from lmcnb.methods.unbiased_vae_training import Trainer

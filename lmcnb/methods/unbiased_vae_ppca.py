@@ -28,7 +28,8 @@ from torch import Tensor
 
 from lmcnb.errors import UsageError
 from lmcnb.kernels import disir
-from lmcnb.methods.unbiased_vae import Coupling, RowLogWeight, run_chains
+from lmcnb.methods.unbiased_vae import run_chains
+from lmcnb.methods.unbiased_vae_kernels import Coupling, RowLogWeight
 
 
 class Gradients(NamedTuple):

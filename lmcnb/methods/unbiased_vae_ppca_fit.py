@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lmcnb.errors import UsageError
 from lmcnb.kernels import disir
-from lmcnb.methods.unbiased_vae import LEAST, MOST, Coupling, RowLogWeight, kernels
+from lmcnb.methods.unbiased_vae import LEAST, MOST
+from lmcnb.methods.unbiased_vae_kernels import Coupling, RowLogWeight, kernels
 from lmcnb.methods.unbiased_vae_ppca import PPCA, Proposal
 
 

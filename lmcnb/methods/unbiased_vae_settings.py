@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 
 from lmcnb.errors import UsageError
-from lmcnb.methods.unbiased_vae import Coupling
+from lmcnb.methods.unbiased_vae_kernels import Coupling
 
 Method = Literal["ELBO", "IWAE", "average", "C-ISIR", "C-ISIR-DISIR"]
 

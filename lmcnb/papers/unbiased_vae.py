@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -69,18 +69,13 @@ def each_once(values: list[V]) -> list[V]:
     return values
 
 
-def with_default(table: dict[str, V], names: Sequence[str] = ()) -> dict[str, V]:
-    """The table, if it has a value for what it does not name, and no other keys than `names`.
-
-    Without names the keys are arms.
-    """
+def with_default(table: dict[str, V], names: Iterable[str]) -> dict[str, V]:
+    """The table, if it has a value for what it does not name, and no other keys than `names`."""
     if "default" not in table:
         raise ValueError("a table by name needs the key 'default'")
     for key in table:
-        if key != "default" and names and key not in names:
-            raise ValueError(unknown("the key", key, ["default", *names]))
-        if key != "default" and not names:
-            parse_arm(key)
+        if key not in (known := ["default", *names]):
+            raise ValueError(unknown("the key", key, known))
     return table
 
 
@@ -147,7 +142,9 @@ class Training(Group):
     @field_validator("seeds", "cap")
     @classmethod
     def _by_arm(cls, table: dict[str, V]) -> dict[str, V]:
-        return with_default(table)
+        for name in set(table) - {"default"}:
+            parse_arm(name)
+        return with_default(table, table)
 
     @field_validator("datasets")
     @classmethod

@@ -16,7 +16,7 @@ from lmcnb.experiments import langevin_autoencoder_record as record
 from lmcnb.experiments import langevin_autoencoder_report as report
 
 sys.path.append(str(Path(__file__).parent))
-from entered import Entered
+from entered import Entered, record_of
 
 
 class FakeRun(Entered):
@@ -148,22 +148,12 @@ def test_the_table_of_the_records_keeps_profiles_apart() -> None:
                 for s, d in enumerate((-0.01, 0.0, 0.01))
             ]
 
-        return {
-            "id": f"{profile}-s0-cpu-0",
-            "notebook": "langevin_autoencoder",
-            "profile": profile,
-            "status": "ok",
-            "seeds": [0, 1, 2],
-            "overrides": {},
-            "settings": {},
-            "finished": "2026-01-01",
-            "code": {},
-            "metrics": {
-                "nelbo/mnist/LAE": entries(value, 10_000),
-                "nelbo/mnist/LAE/width=0.1": entries(9.0, 10_000),
-                "refined/mnist/LAE": entries(value - 0.1, 500),
-            },
+        metrics = {
+            "nelbo/mnist/LAE": entries(value, 10_000),
+            "nelbo/mnist/LAE/width=0.1": entries(9.0, 10_000),
+            "refined/mnist/LAE": entries(value - 0.1, 500),
         }
+        return record_of("langevin_autoencoder", profile, metrics)
 
     records = [kept("laptop", 1.3), kept("paper", 1.2)]
     for profile, value in (("laptop", 1.3), ("paper", 1.2)):

@@ -19,7 +19,7 @@ from lmcnb.experiments import short_run_quadrature as quadrature
 from lmcnb.experiments import short_run_structure as structure
 
 sys.path.append(str(Path(__file__).parent))
-from entered import Entered
+from entered import Entered, one_fails
 
 
 class FakeRun(Entered):
@@ -152,12 +152,7 @@ def test_exactly_the_check_of_a_wrong_answer_fails(
 ) -> None:
     for value in (10 * allowed, -10 * allowed, 1.1 * allowed, math.nan):
         rows = rows_with(monkeypatch, **{function: poison(value)})
-        (found,) = failed(rows)
-        assert words in found
-        (row,) = [r for r in rows if r["check"] == found]
-        assert row["allowed"] == allowed
-        expected = math.inf if math.isnan(value) else abs(value)
-        assert row["worst"] == pytest.approx(expected, rel=1e-6)
+        one_fails(rows, words, allowed, value)
     assert failed(rows_with(monkeypatch, **{function: poison(0.9 * allowed)})) == []
 
 

@@ -17,7 +17,7 @@ from lmcnb.experiments import unbiased_vae_exact as exact
 from lmcnb.experiments.unbiased_vae_exact import Estimate
 
 sys.path.append(str(Path(__file__).parent))
-from entered import Entered
+from entered import Entered, one_fails
 
 INSIDE = "C-ISIR-DISIR, beta adapted inside the run"
 
@@ -132,12 +132,7 @@ def test_exactly_the_check_of_a_wrong_answer_fails(
 ) -> None:
     for value in (1.1 * allowed, -1.1 * allowed, math.nan):
         rows, _ = answers(monkeypatch, FakeRun(), {where: poison(value)})
-        (found,) = failed(rows)
-        assert words in found
-        (row,) = [r for r in rows if r["check"] == found]
-        assert row["allowed"] == allowed
-        expected = math.inf if math.isnan(value) else abs(value)
-        assert row["worst"] == pytest.approx(expected, rel=1e-6)
+        one_fails(rows, words, allowed, value)
     assert failed(answers(monkeypatch, FakeRun(), {where: poison(0.9 * allowed)})[0]) == []
 
 

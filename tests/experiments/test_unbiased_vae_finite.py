@@ -14,7 +14,7 @@ from lmcnb.experiments import unbiased_vae_finite as finite
 from lmcnb.kernels import disir
 from lmcnb.kernels.coupling import Pair
 from lmcnb.methods.unbiased import unbiased_expectation
-from lmcnb.methods.unbiased_vae import Coupling, kernels
+from lmcnb.methods.unbiased_vae_kernels import Coupling, kernels
 
 F64 = torch.float64
 EDGES = torch.special.ndtri(finite.Q.cumsum(0)[:-1])  # xi ~ N(0, 1) falls between them as q

@@ -25,8 +25,8 @@ from lmcnb.lab import config
 from lmcnb.lab.files import load_checkpoint, save_checkpoint
 from lmcnb.lab.randomness import generator
 from lmcnb.methods.unbiased import couple
-from lmcnb.methods.unbiased_vae import Coupling, kernels
 from lmcnb.methods.unbiased_vae_gradients import row_log_weight
+from lmcnb.methods.unbiased_vae_kernels import Coupling, kernels
 from lmcnb.methods.unbiased_vae_settings import STATISTICS
 from lmcnb.methods.unbiased_vae_training import Trainer
 from lmcnb.models.binary_vae import BinaryVAE

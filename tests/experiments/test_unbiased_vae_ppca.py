@@ -16,7 +16,7 @@ from lmcnb.experiments import unbiased_vae_ppca as ppca
 from lmcnb.experiments import unbiased_vae_ppca_figures as figures
 from lmcnb.experiments.unbiased_vae_ppca_problem import ESTIMATORS, Problem, Study, problem
 from lmcnb.lab.randomness import generator
-from lmcnb.methods.unbiased_vae import Coupling
+from lmcnb.methods.unbiased_vae_kernels import Coupling
 from lmcnb.methods.unbiased_vae_ppca import coupled, independent
 
 MINI = Study(replicates=3000, estimators=ESTIMATORS, sizes=(1, 10, 100), grid=(0.5,))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,6 +16,9 @@ from lmcnb.experiments import unbiased_vae_figures as figures
 from lmcnb.experiments import unbiased_vae_record as record
 from lmcnb.experiments import unbiased_vae_report as report
 from lmcnb.lab import checkout
+
+sys.path.append(str(Path(__file__).parent))
+from entered import record_of
 
 Made = dict[str, Any]
 CUT = "last correction / gradient, capped rows"
@@ -207,18 +212,7 @@ def recorded(profile: str, metrics: dict[str, list[float | None]]) -> Made:
         ]
         for name, values in metrics.items()
     }
-    return {
-        "id": f"{profile}-s0-cpu-0",
-        "notebook": "unbiased_vae",
-        "profile": profile,
-        "status": "ok",
-        "seeds": [0, 1, 2],
-        "overrides": {},
-        "settings": {},
-        "finished": "2026-01-01",
-        "metrics": entries,
-        "code": {},
-    }
+    return record_of("unbiased_vae", profile, entries)
 
 
 def test_recorded_meetings_are_of_their_profile() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from lmcnb.errors import UsageError
 from lmcnb.kernels import disir
 from lmcnb.kernels.coupling import Pair
-from lmcnb.methods.unbiased_vae import Coupling, gaussian_log_weight, kernels
+from lmcnb.methods.unbiased_vae import gaussian_log_weight
+from lmcnb.methods.unbiased_vae_kernels import Coupling, kernels
 from lmcnb.models.linear_gaussian import LinearGaussian, log_gaussian
 
 F64 = torch.float64

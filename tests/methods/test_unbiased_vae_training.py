@@ -21,8 +21,9 @@ from lmcnb.lab.training import fit
 from lmcnb.methods import unbiased_vae_gradients as grads
 from lmcnb.methods import unbiased_vae_training as uvt
 from lmcnb.methods.unbiased import couple
-from lmcnb.methods.unbiased_vae import Coupling, Weighted, adapted, kernels, weighted_points
+from lmcnb.methods.unbiased_vae import Weighted, adapted, weighted_points
 from lmcnb.methods.unbiased_vae_graph import BLOCK, Program
+from lmcnb.methods.unbiased_vae_kernels import Coupling, kernels
 from lmcnb.methods.unbiased_vae_settings import Streams, Training
 from lmcnb.methods.unbiased_vae_training import Trainer
 from lmcnb.models.binary_vae import BinaryVAE
