@@ -1,4 +1,4 @@
-"""Training binary VAEs with every gradient, and their test log-likelihood (2010.01845, table 1).
+"""Training binary VAEs with every gradient, and their test bound (2010.01845, table 1).
 
 A finished cell (`unbiased_vae_cells`) is a JSON file, written whole, beside its weights and the
 test bound of every image; while it trains, a checkpoint makes a killed or paused run go on where it
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from lmcnb.errors import UserError
-from lmcnb.evaluation.ais_images import ais_images
 from lmcnb.evaluation.importance_weighted import Bound
 from lmcnb.experiments.unbiased_vae_cells import VaeCell, cost, flushed, images, spaced
 from lmcnb.lab.files import (
@@ -139,9 +138,6 @@ def train_cell(cell: VaeCell) -> dict[str, Any]:
         "n": len(test),
         "samples": cell.settings.bound_samples,
     }
-    annealing = cell.settings.annealing
-    if annealing.images and cell.arm in annealing.arms:
-        result["ais"] = annealed(cell, trainer.parameters, test)
     save_checkpoint(
         cell.weights,
         {
@@ -221,40 +217,6 @@ def bound(
         if report is not None:
             report(len(part) / len(x))
     return Bound(torch.cat(values, -1), torch.cat(errors, -1))
-
-
-def annealed(cell: VaeCell, p: Parameters, test: Tensor) -> dict[str, Any]:
-    """AIS of some test images, beside the bound of the same ones."""
-    a, model = cell.settings.annealing, cell.model
-    x = spaced(test, a.images)
-    found: dict[str, Any] = {"n": len(x), "value": [], "bound": [], "gap_se": [], "acceptance": []}
-    for i, seed in enumerate(cell.seeds):
-        own = {k: v[i : i + 1] for k, v in p.items()}
-        stream = generator(seed, f"{cell.dataset}/ais", test.device)
-        with torch.no_grad():
-            mean, std = (v[0] for v in model.encode(own, x.float().unsqueeze(0)))
-            projected = model.projected(own, x.float().unsqueeze(0))
-
-        def log_joint(z: Tensor, own: Parameters = own, seen: Tensor = projected) -> Tensor:
-            value = model.likelihood_of(own, seen, z.transpose(0, 1).unsqueeze(0))[0].T
-            return value - 0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
-
-        result = ais_images(
-            log_joint,
-            mean,
-            std,
-            chains=a.chains,
-            temperatures=a.temperatures,
-            n_leapfrog=a.leapfrogs,
-            generator=stream,
-        )
-        other = bound(model, own, x, cell.settings.bound_samples, stream).value[0]
-        gap = result.bound.value - other
-        found["value"] += rounded(result.bound.value.mean()[None])
-        found["bound"] += rounded(other.mean()[None])
-        found["gap_se"] += rounded(gap.std()[None] / math.sqrt(len(x)))
-        found["acceptance"].append(round(result.acceptance, 4))
-    return found
 
 
 def means(values: Tensor) -> Tensor:

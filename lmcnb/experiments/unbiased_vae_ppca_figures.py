@@ -86,10 +86,9 @@ def boxes(result: Result, quantities: Sequence[str] = tuple(QUANTITIES)) -> tupl
     """
     estimators = result["estimators"]
     names, places = list(estimators), list(range(len(estimators)))
-    fig, axes = plt.subplots(
-        2, len(quantities), figsize=(1.2 + 4.1 * len(quantities), 5.0), sharex=True, squeeze=False,
-        gridspec_kw={"height_ratios": [1, 1.5]},
-    )  # fmt: skip
+    width = 1.2 + max(4.1, 0.75 * len(names)) * len(quantities)
+    fig, axes = plt.subplots(2, len(quantities), figsize=(width, 5.0), sharex=True, squeeze=False,
+                             gridspec_kw={"height_ratios": [1, 1.5]})  # fmt: skip
     arrays: Arrays = {"estimator": np.array(names)}
     for (above, below), quantity in zip(axes.T, quantities, strict=True):
         for at, name in enumerate(names):
@@ -127,7 +126,8 @@ def boxes(result: Result, quantities: Sequence[str] = tuple(QUANTITIES)) -> tupl
                        bbox={"facecolor": "white", "lw": 0, "pad": 1})  # fmt: skip
         n = next(iter(estimators.values()))["replicates"]
         above.set_title(f"{QUANTITIES[quantity]}, {n:,} replicates")
-        below.set_xticks(places, [s.replace(" beta=", "\nβ = ") for s in names], rotation=20)
+        short = [s.replace("C-ISIR-DISIR beta=", "…, β = ") for s in names]
+        below.set_xticks(places, short, rotation=20)
     axes[0, 0].set_ylabel("mean error ± 1.96 s.e.")
     axes[1, 0].set_ylabel("estimate − exact gradient\n(numbers: least … largest)")
     return fig, arrays

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lmcnb.experiments.unbiased_vae_cells import VaeCell
@@ -18,6 +19,8 @@ from lmcnb.lab.files import load_checkpoint
 
 Result = dict[str, Any]
 BASES = ("ELBO", "IWAE", "IWAE-K100", "IWAE-K240", "average", "C-ISIR")  # arms to compare with
+Model = tuple[str, int, str, int]  # data set, D, arm, seed
+Pair = tuple[tuple[str, int, str, str, int], float | None, float | None, int]
 CHAIN_UNITS = {"decodes": "evaluations an image"}
 
 
@@ -43,18 +46,31 @@ def training(run: Any, cells: Sequence[VaeCell], results: Sequence[Result]) -> N
             if "chains" in r:
                 spent = (r["chains"]["decodes"]["mean"][at] or 0.0) * cells[0].settings.batch
                 run.count("decoder evaluations in chains", round(spent * r["updates"]))
-    for (dataset, latent, arm, base, seed), gap, se, n in gains(cells, results):
-        run.metric(
-            f"gain/{dataset}/D={latent}/{arm}:{base}",
-            gap,
-            seed=seed,
-            se=se,
-            n=n,
-            estimator="paired by image",
-            split="test",
-            diverged=gap is None,
-        )
+    _gains(run, "gain", gains(cells, results))
     _costs(run, results)
+
+
+def annealing(run: Any, results: Sequence[Result]) -> None:
+    """Enter AIS of every annealed model, its excess over the bound, and gains paired by image."""
+    tests: dict[Model, Tensor | None] = {}
+    for r in results:
+        value, bound = (torch.tensor([math.nan if v is None else v for v in r[k]]).double()
+                        for k in ("value", "bound"))  # fmt: skip
+        finite = bool(torch.isfinite(value).all() and torch.isfinite(bound).all())
+        tests[r["dataset"], r["latent"], r["arm"], r["seed"]] = value if finite else None
+        for name, own in (("ais", value), ("ais_gap", value - bound)):
+            mean, se = mean_se(own) if finite else (None, None)
+            run.metric(f"{name}/{r['title']}", mean, seed=r["seed"], se=se, n=len(own),
+                       estimator="AIS", split="test", diverged=not finite)  # fmt: skip
+    _gains(run, "ais_gain", paired(tests))
+
+
+def _gains(run: Any, kind: str, pairs: Sequence[Pair]) -> None:
+    """Enter differences of two models."""
+    for (dataset, latent, arm, base, seed), gap, se, n in pairs:
+        name = f"{kind}/{dataset}/D={latent}/{arm}:{base}"
+        run.metric(name, gap, seed=seed, se=se, n=n, estimator="paired by image", split="test",
+                   diverged=gap is None)  # fmt: skip
 
 
 def entries(r: Result, at: int) -> dict[str, dict[str, Any]]:
@@ -76,32 +92,30 @@ def entries(r: Result, at: int) -> dict[str, dict[str, Any]]:
             found[f"chains/{title}/{name}"] = {"value": chain["mean"][at], "unit": unit}
     if r.get("cut") and r["cut"][at] is not None:
         found[f"chains/{title}/cut"] = {"value": r["cut"][at], "unit": "1"}
-    if "ais" in r:
-        a = r["ais"]
-        about = {"n": a["n"], "split": "test"}
-        found[f"ais/{title}"] = {"value": a["value"][at], "estimator": "AIS", **about}
-        both = (a["value"][at], a["bound"][at])
-        gap = None if None in both else both[0] - both[1]  # None: diverged
-        found[f"ais_gap/{title}"] = {"value": gap, "se": a["gap_se"][at], **about}
     return found
 
 
-Pair = tuple[tuple[str, int, str, str, int], float | None, float | None, int]
-
-
 def gains(cells: Sequence[VaeCell], results: Sequence[Result]) -> list[Pair]:
-    """Mean difference of the test bounds of two models of the same seed, image by image.
-
-    Entries of ((data set, D, arm, other arm, seed), mean, standard error, images); mean and error
-    are None where either model diverged.
-    """
-    tests: dict[tuple[str, int, str, int], Tensor | None] = {}
+    """Differences of the test bounds of two models of the same seed: see `paired`."""
+    tests: dict[Model, Tensor | None] = {}
     for cell, r in zip(cells, results, strict=True):
         state = load_checkpoint(cell.weights)
         for at, seed in enumerate(r["seeds"]):
             gone = state is None or lost(r, at)
             key = (r["dataset"], r["latent"], r["arm"], seed)
             tests[key] = None if gone or state is None else state["test"][at]
+    return paired(tests)
+
+
+def paired(tests: Mapping[Model, Tensor | None]) -> list[Pair]:
+    """Mean difference of the values of two models of the same seed, image by image.
+
+    Entries of ((data set, D, arm, other arm, seed), mean, standard error, images); mean and error
+    are None where either model diverged.
+
+    Args:
+        tests: values of the test images `(images)` in nats, by model; None: diverged.
+    """
     found: list[Pair] = []
     for (dataset, latent, arm, seed), own in tests.items():
         prefix = "IWAE+" if arm.startswith("IWAE+") else ""
@@ -114,9 +128,13 @@ def gains(cells: Sequence[VaeCell], results: Sequence[Result]) -> list[Pair]:
                 found.append(((dataset, latent, arm, base, seed), None, None, 0))
                 continue
             gap = (own - other).double()
-            se = float(gap.std()) / math.sqrt(len(gap))
-            found.append(((dataset, latent, arm, base, seed), float(gap.mean()), se, len(gap)))
+            found.append(((dataset, latent, arm, base, seed), *mean_se(gap), len(gap)))
     return found
+
+
+def mean_se(values: Tensor) -> tuple[float, float]:
+    """Mean over images `(images)`, and its standard error."""
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
 
 
 def _costs(run: Any, results: Sequence[Result]) -> None:

@@ -100,6 +100,30 @@ def training_table(results: Sequence[Result], dataset: str) -> list[dict[str, An
     return rows
 
 
+def annealing_table(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row a model's arm: AIS of some test images, and the bound of the same ones; all seeds."""
+    rows = []
+    for title in dict.fromkeys(r["title"] for r in results):
+        some = [r for r in results if r["title"] == title]
+        value, bound = (
+            [None if None in r[k] else fmean(r[k]) for r in some] for k in ("value", "bound")
+        )
+        rates = [r["acceptance"] for r in some if r["acceptance"] is not None]
+        rows.append(
+            {
+                "gradient": shown(some[0]["arm"]),
+                "data set": some[0]["dataset"],
+                "D": some[0]["latent"],
+                "images": len(some[0]["value"]),
+                "AIS (nats)": seed_mean(value),
+                "bound (nats)": seed_mean(bound),
+                "acceptance": fmean(rates) if rates else None,
+                "seeds": len(some),
+            }
+        )
+    return rows or [{"gradient": "no arm that is trained is among training.annealing.arms"}]
+
+
 def meeting_table(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One row a kernel, rule and correlation: joint steps, over test images."""
     rows: list[dict[str, Any]] = []
@@ -160,6 +184,7 @@ def recorded_meetings(records: Sequence[Result], profile: str) -> list[dict[str,
 COLUMNS = {  # of the metric, behind data set, dimension and arm: heading, digits
     "ll": ("test bound (nats)", 2),
     "gain": ("paired gain over IWAE, then IWAE (nats)", 2),
+    "ais_gain": ("the same gain, by AIS (nats)", 2),
     "ais_gap": ("AIS less the bound, same images (nats)", 2),
     "chains/joint_steps": ("joint steps", 1),
     "chains/capped": ("share capped", 3),
@@ -177,13 +202,14 @@ def recorded_table(records: Sequence[Result], dataset: str, profile: str) -> lis
     table: dict[str, dict[str, Any]] = {}
     for key, (title, digits) in COLUMNS.items():
         first, _, last = key.partition("/")
-        end = {"gain": ":IWAE+IWAE"}.get(first, f"/{last}" if last else "")
+        gain = first in ("gain", "ais_gain")
+        end = ":IWAE+IWAE" if gain else f"/{last}" if last else ""
         for row in compare("unbiased_vae", records, f"{first}/{dataset}/", profile=profile):
             arm = row["metric"].removeprefix(f"{first}/{dataset}/")
             if row["ours"] is None or not arm.endswith(end):
                 continue
             latent, name = arm.removesuffix(end).split("/")
-            if first == "gain" and not parse_arm(name).switched:
+            if gain and not parse_arm(name).switched:
                 continue
             own = table.setdefault(
                 arm.removesuffix(end), {head: shown(name), "D": int(latent.removeprefix("D="))}

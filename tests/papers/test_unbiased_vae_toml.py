@@ -144,6 +144,11 @@ def test_what_is_judged() -> None:
             {"model": ["static_mnist/D=20", "teacher/D=8"]},
             0.1,
         ),
+        "C9.ais": (
+            "ais_gain/{model}/IWAE+C-ISIR-DISIR:IWAE+IWAE",
+            {"model": ["static_mnist/D=20", "teacher/D=8"]},
+            0.1,
+        ),
         "C10": ("cost/static_mnist/D=20/IWAE+C-ISIR-DISIR:IWAE", {}, 15.0),
         "C10.clipping": (
             "ll/static_mnist/D=20/IWAE+{kernel}",
