@@ -24,7 +24,7 @@ ARM = r"(IWAE\+)?(ELBO|IWAE|average|C-ISIR-DISIR|C-ISIR)(-K\d+)?(-index)?"
 KERNEL = r"(C-ISIR|C-ISIR-DISIR/beta=(adapted|[\d.]+))/(strict|index)"
 WHAT = "mean|median|q90|q99|largest|capped|effective|beta|first"
 GRAMMAR = re.compile(
-    rf"(ll|ais|ais_gap|seconds)/({DATA})/{ARM}|(gain|cost)/({DATA})/{ARM}:{ARM}"
+    rf"(ll|ais|ais_gap|seconds)/({DATA})/{ARM}|(gain|ais_gain|cost)/({DATA})/{ARM}:{ARM}"
     rf"|meeting/({DATA})/{KERNEL}/({WHAT})|illustration/[\w-]+/(moves_right|right|total_variation)"
     rf"|ppca/(reduced|digits)/({ARM}/((intercept|weight)(/z|/sd)?|rms_bias|max_z)"
     rf"|{ARM}/relative/of_(each|mean)|variance/(intercept|weight))"
@@ -181,6 +181,16 @@ def test_what_is_judged() -> None:
             4.5,
         ),
         "F7.matched": ("gain/static_mnist/D=20/IWAE+C-ISIR-DISIR:IWAE+IWAE-K240", {}, 0.1),
+        "F7.matched_ais": (
+            "ais_gain/static_mnist/D=20/IWAE+C-ISIR-DISIR:IWAE+IWAE-K240",
+            {},
+            0.1,
+        ),
+        "F8.correction": (
+            "ais_gain/static_mnist/D=20/IWAE+C-ISIR-DISIR:IWAE+average",
+            {},
+            0.05,
+        ),
         "F5.ais": ("ais_gap/static_mnist/D=20/IWAE", {}, 1.0),
     }
     for id, (metrics, grid, bound) in known.items():
