@@ -91,8 +91,10 @@ def by_beta(results: Sequence[Result], latent: int) -> tuple[Any, Arrays]:
     return fig, arrays
 
 
-def gains(pairs: Sequence[Any], dataset: str, base: str) -> tuple[Any, Arrays]:
-    """Gain of every switched arm in the test bound over the base, each seed a point.
+def gains(
+    pairs: Sequence[Any], dataset: str, base: str, by_ais: Sequence[Any] = ()
+) -> tuple[Any, Arrays]:
+    """Gain of every switched arm over the base, each seed a point: of the test bound, and by AIS.
 
     An arm's name says how many of its seeds have no point, since they or their base diverged.
 
@@ -100,24 +102,37 @@ def gains(pairs: Sequence[Any], dataset: str, base: str) -> tuple[Any, Arrays]:
         pairs: from `unbiased_vae_record.gains`.
         dataset: which.
         base: the arm that the others are compared with.
+        by_ais: from `unbiased_vae_record.annealed_gains`; none: bounds alone.
     """
-    own = [p for p in pairs if p[0][0] == dataset and p[0][3] == base]
+    own, others = ([p for p in some if p[0][0] == dataset and p[0][3] == base]
+                   for some in (pairs, by_ais))  # fmt: skip
     arms = list(dict.fromkeys(p[0][2] for p in own))
-    fig, ax = plt.subplots(figsize=(6.4, 0.9 + 0.42 * len(arms)))
+    fig, ax = plt.subplots(figsize=(6.4, 1.0 + (0.62 if others else 0.42) * len(arms)))
     arrays: Arrays = {}
     names = []
     for place, arm in enumerate(arms):
-        every = [(gap, se) for key, gap, se, _ in own if key[2] == arm]
-        some = [pair for pair in every if pair[0] is not None]
-        lost = f" ({len(every) - len(some)} of {len(every)} diverged)"
-        names.append(shown(arm) + (lost if len(some) < len(every) else ""))
         style = look(arm)
-        for i, (gap, se) in enumerate(some):
-            y = place + 0.12 * (i - (len(some) - 1) / 2)
-            ax.errorbar(gap, y, xerr=INTERVAL * se, color=style.color, marker=style.marker)
-        arrays[arm] = np.array(some)
+        lost = 0
+        for part, shift in ((own, -0.2 if others else 0.0), (others, 0.2)):
+            every = [(gap, se) for key, gap, se, _ in part if key[2] == arm]
+            some = [pair for pair in every if pair[0] is not None]
+            lost = max(lost, len(every) - len(some))
+            for i, (gap, se) in enumerate(some):
+                y = place + shift + 0.12 * (i - (len(some) - 1) / 2)
+                ax.errorbar(gap, y, xerr=INTERVAL * se, color=style.color, marker=style.marker,
+                            mfc="white" if part is others else None)  # fmt: skip
+            if every:
+                arrays[f"{arm}, AIS" if part is others else arm] = np.array(some)
+        seeds = sum(key[2] == arm for key, *_ in own)
+        names.append(shown(arm) + (f" ({lost} of {seeds} diverged)" if lost else ""))
     ax.axvline(0, color="#000000", lw=0.8, ls=":")
     ax.set_yticks(range(len(arms)), names)
     ax.invert_yaxis()
-    ax.set_xlabel(f"test bound less that of \u201c{shown(base)}\u201d (nats; images paired)")
+    word = "log likelihood" if others else "test bound"
+    ax.set_xlabel(f"{word} less that of \u201c{shown(base)}\u201d (nats; images paired)")
+    if others:
+        for part, name, fill in ((own, "test bound", "#555555"), (others, "AIS", "white")):
+            label = f"{name}, {max(p[3] for p in part):,} images"
+            ax.plot([], [], "o", color="#555555", mfc=fill, label=label)
+        ax.legend(fontsize=7)
     return fig, arrays

@@ -52,17 +52,32 @@ def training(run: Any, cells: Sequence[VaeCell], results: Sequence[Result]) -> N
 
 def annealing(run: Any, results: Sequence[Result]) -> None:
     """Enter AIS of every annealed model, its excess over the bound, and gains paired by image."""
-    tests: dict[Model, Tensor | None] = {}
     for r in results:
-        value, bound = (torch.tensor([math.nan if v is None else v for v in r[k]]).double()
-                        for k in ("value", "bound"))  # fmt: skip
+        value, bound = _values(r)
         finite = bool(torch.isfinite(value).all() and torch.isfinite(bound).all())
-        tests[r["dataset"], r["latent"], r["arm"], r["seed"]] = value if finite else None
         for name, own in (("ais", value), ("ais_gap", value - bound)):
             mean, se = mean_se(own) if finite else (None, None)
             run.metric(f"{name}/{r['title']}", mean, seed=r["seed"], se=se, n=len(own),
                        estimator="AIS", split="test", diverged=not finite)  # fmt: skip
-    _gains(run, "ais_gain", paired(tests))
+    _gains(run, "ais_gain", annealed_gains(results))
+
+
+def annealed_gains(results: Sequence[Result]) -> list[Pair]:
+    """Differences of AIS of two models of the same seed: see `paired`."""
+    tests: dict[Model, Tensor | None] = {}
+    for r in results:
+        value, _ = _values(r)
+        finite = bool(torch.isfinite(value).all())
+        tests[r["dataset"], r["latent"], r["arm"], r["seed"]] = value if finite else None
+    return paired(tests)
+
+
+def _values(r: Result) -> list[Tensor]:
+    """AIS and bound of every image, in float64."""
+    return [
+        torch.tensor([math.nan if v is None else v for v in r[what]], dtype=torch.float64)
+        for what in ("value", "bound")
+    ]
 
 
 def _gains(run: Any, kind: str, pairs: Sequence[Pair]) -> None:

@@ -443,7 +443,19 @@ def test_gains_are_points_of_seeds() -> None:
         "IWAE, then C-ISIR (1 of 2 diverged)",
         "IWAE, then average, not coupled",
     ]
-    assert "IWAE, then IWAE" in ax.get_xlabel()
+    assert "test bound less that of \u201cIWAE, then IWAE" in ax.get_xlabel()
+    by_ais = [
+        pair("IWAE+C-ISIR", 3, -0.5),
+        pair("IWAE+C-ISIR", 4, None),
+        pair("IWAE+average", 3, 9.0, base="IWAE"),
+    ]
+    fig, arrays = figures.gains(given, "teacher", "IWAE+IWAE", by_ais)
+    assert arrays["IWAE+C-ISIR"].tolist() == [[0.5, 0.1]]
+    assert arrays["IWAE+C-ISIR, AIS"].tolist() == [[-0.5, 0.1]]
+    assert set(arrays) == {"IWAE+C-ISIR", "IWAE+average", "IWAE+C-ISIR, AIS"}
+    words = [t.get_text() for t in fig.axes[0].get_legend().get_texts()]
+    assert words == ["test bound, 50 images", "AIS, 50 images"]
+    assert "log likelihood less" in fig.axes[0].get_xlabel()
 
 
 def test_kernels_keep_their_colours_and_the_index_rule_is_told_apart() -> None:
