@@ -1,15 +1,19 @@
 """Annealed importance sampling of test images under the trained VAEs, beside their bounds.
 
 A cell is one model of `unbiased_vae_cells`; its values are kept image by image, so that two models
-are compared by the mean of their differences. Models of one seed are annealed with the same random
-numbers, a step size of their own aside. What is guaranteed of a value: `ais_images`.
+are compared by the mean of their differences. Models of one data set, D and seed are annealed with
+the same random numbers, and a step size of their own. What is guaranteed of a value: `ais_images`.
+AIS falls short of log p(x) by an amount that may differ between two models, so that their
+difference can err either way; longer cells, with more temperatures, show by how much. A cell has no
+checkpoint: a kill loses it, and a time limit is looked at before it starts.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,13 +22,15 @@ from torch import Tensor
 from lmcnb.errors import Paused
 from lmcnb.evaluation.ais_images import Annealed, ais_images
 from lmcnb.experiments.unbiased_vae_cells import VaeCell, flushed, images, spaced
-from lmcnb.experiments.unbiased_vae_images import rounded
+from lmcnb.experiments.unbiased_vae_images import rounded, weights_of
 from lmcnb.lab.cells import Cell
-from lmcnb.lab.files import load_checkpoint, read_json, write_json
+from lmcnb.lab.files import read_json, write_json
 from lmcnb.lab.pool import map_cells, report
 from lmcnb.lab.randomness import generator
 from lmcnb.models.binary_vae import BinaryVAE, Parameters
 from lmcnb.papers.unbiased_vae import Annealing
+
+LONGER = 4  # times the temperatures
 
 
 @dataclass(frozen=True)
@@ -33,16 +39,16 @@ class AisCell(Cell):
 
     source: VaeCell
     seed: int
-
-    @property
-    def settings(self) -> Annealing:
-        """Chains, temperatures, images."""
-        return self.source.settings.annealing
+    settings: Annealing
+    """Of this cell: images, chains, temperatures."""
 
     @property
     def work(self) -> float:
-        """Relative cost, for the bar: temperatures, by the time that each takes."""
-        return self.settings.temperatures * math.prod(self.source.model.hidden)
+        """Relative cost, for the bar: temperatures, images, weights of the decoder."""
+        m = self.source.model
+        sizes = (m.latent, *m.hidden, m.pixels)
+        weights = sum(a * b for a, b in pairwise(sizes))
+        return float(self.settings.temperatures * self.settings.images * weights)
 
 
 def cells_of(models: list[VaeCell]) -> list[AisCell]:
@@ -54,8 +60,26 @@ def cells_of(models: list[VaeCell]) -> list[AisCell]:
             for seed in source.seeds:
                 name = f"ais-{source.dataset}-D{source.latent}-{source.arm}-{seed}"
                 place = (name, source.directory, source.device, source.deadline)
-                found.append(AisCell(*place, source, seed))
+                found.append(AisCell(*place, source, seed, own))
     return found
+
+
+def longer_cells(found: list[AisCell]) -> list[AisCell]:
+    """Of `cells_of`, the first seed, with fewer images and LONGER times the temperatures."""
+    some = [c for c in found if c.settings.longer_images and c.seed == found[0].seed]
+    return [
+        replace(
+            c,
+            name=f"{c.name}-longer",
+            settings=c.settings.model_copy(
+                update={
+                    "images": min(c.settings.longer_images, c.settings.images),
+                    "temperatures": LONGER * c.settings.temperatures,
+                }
+            ),
+        )
+        for c in some
+    ]
 
 
 def anneal(found: list[AisCell], workers: int) -> list[dict[str, Any]]:
@@ -83,11 +107,12 @@ def anneal_cell(cell: AisCell) -> dict[str, Any]:
         raise Paused(f"{cell.name}: not started, the run's time is over")
     a, source = cell.settings, cell.source
     device = torch.device(cell.device)
-    state = load_checkpoint(source.weights)
-    assert state is not None
+    state = weights_of(source)
     at = source.seeds.index(cell.seed)
     own = {k: v[at : at + 1].to(device) for k, v in state["parameters"].items()}
-    x = spaced(spaced(images(source.dataset, "test"), source.settings.test_images), a.images)
+    test = spaced(images(source.dataset, "test"), source.settings.test_images)
+    places = places_of(cell, len(test))
+    x = test[places]
     result = {
         "dataset": source.dataset,
         "latent": source.latent,
@@ -95,7 +120,7 @@ def anneal_cell(cell: AisCell) -> dict[str, Any]:
         "title": source.title,
         "seed": cell.seed,
         "value": [None] * len(x),
-        "bound": rounded(spaced(state["test"][at], a.images)),
+        "bound": rounded(state["test"][at][places]),
         "acceptance": None,
     }
     if all(bool(torch.isfinite(v).all()) for v in own.values()):
@@ -105,8 +130,16 @@ def anneal_cell(cell: AisCell) -> dict[str, Any]:
             source.model, own, x.to(device), a, stream, report=lambda n: report(n * each)
         )
         result |= {"value": rounded(found.bound.value), "acceptance": round(found.acceptance, 4)}
+    else:
+        report(cell.work)
     write_json(cell.result, result)
     return result
+
+
+def places_of(cell: AisCell, n: int) -> Tensor:
+    """Which of `n` test images the cell anneals; those of a longer cell are among all of them."""
+    every = spaced(torch.arange(n), cell.source.settings.annealing.images)
+    return spaced(every, cell.settings.images)
 
 
 def annealed(

@@ -151,15 +151,28 @@ def train_cell(cell: VaeCell) -> dict[str, Any]:
     return result
 
 
+def weights_of(cell: VaeCell) -> dict[str, Any]:
+    """The trained parameters, RMSProp's squares and the test bound of every image of a cell.
+
+    Raises:
+        UserError: there are none, or the file is damaged.
+    """
+    state = load_checkpoint(cell.weights)
+    if state is None:
+        raise UserError(
+            f"{cell.weights}: the trained model is missing or damaged; remove {cell.result.name} "
+            "beside it and run again to train it anew"
+        )
+    return state
+
+
 def start_of(cell: VaeCell) -> tuple[Parameters | None, Parameters | None]:
     """Parameters and squares to begin with, a run a seed; None from scratch."""
     if not cell.start:
         return None, None
     kept: dict[int, dict[str, Any]] = {}
     for earlier in cell.start:
-        state = load_checkpoint(earlier.weights)
-        if state is None:
-            raise UserError(f"{earlier.weights}: the model to go on from is missing; run again")
+        state = weights_of(earlier)
         for i, seed in enumerate(earlier.seeds):
             kept[seed] = {
                 what: {k: v[i] for k, v in state[what].items()}

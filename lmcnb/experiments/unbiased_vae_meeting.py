@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lmcnb.experiments.unbiased_vae_cells import VaeCell, flushed, images, spaced
+from lmcnb.experiments.unbiased_vae_images import weights_of
 from lmcnb.kernels import disir
 from lmcnb.lab.files import load_checkpoint, read_json, write_json
 from lmcnb.lab.pool import map_cells, report
@@ -108,8 +109,7 @@ def study_cell(cell: MeetingCell) -> dict[str, Any]:
         report(cell.work)
         return read_json(path)
     device, model = torch.device(cell.source.device), cell.source.model
-    state = load_checkpoint(cell.source.weights)
-    assert state is not None
+    state = weights_of(cell.source)
     at = cell.source.seeds.index(cell.seed)
     own = {k: v[at : at + 1].to(device) for k, v in state["parameters"].items()}
     x = spaced(images(cell.source.dataset, "test"), cell.settings.images).to(device).float()

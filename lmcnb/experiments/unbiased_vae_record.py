@@ -1,8 +1,8 @@
 """What the runs of the unbiased-gradient notebook leave in the record.
 
-Test values are bounds on log p(x) in nats an image. A gain is the mean over test images of the
-difference of two models' bounds, taken with the same random numbers: its standard error is that of
-the images, not of training.
+Test values are in nats an image: bounds on log p(x), or AIS. A gain is the mean over test images of
+the difference of two models' values, taken with the same random numbers. Its standard error is that
+of the images, which all seeds share, not of training, and not of what bound or AIS fall short of.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmcnb.experiments.unbiased_vae_cells import VaeCell
+from lmcnb.experiments.unbiased_vae_annealing import LONGER
+from lmcnb.experiments.unbiased_vae_cells import VaeCell, spaced
 from lmcnb.lab.files import load_checkpoint
 
 Result = dict[str, Any]
@@ -46,20 +47,45 @@ def training(run: Any, cells: Sequence[VaeCell], results: Sequence[Result]) -> N
             if "chains" in r:
                 spent = (r["chains"]["decodes"]["mean"][at] or 0.0) * cells[0].settings.batch
                 run.count("decoder evaluations in chains", round(spent * r["updates"]))
-    _gains(run, "gain", gains(cells, results))
+    _gains(run, "gain", gains(cells, results), "paired by image")
     _costs(run, results)
 
 
-def annealing(run: Any, results: Sequence[Result]) -> None:
-    """Enter AIS of every annealed model, its excess over the bound, and gains paired by image."""
+def annealing(run: Any, results: Sequence[Result], longer: Sequence[Result] = ()) -> None:
+    """Enter AIS of every annealed model, its excess over the bound, and gains paired by image.
+
+    Of longer cells: what AIS gains from more temperatures, on the same images.
+    """
+    a = run.settings.training.annealing
+    how = f"AIS, {a.chains} chains, {a.temperatures:,} temperatures"
+
+    def enter(name: str, seed: int, values: Tensor, estimator: str) -> None:
+        finite = bool(torch.isfinite(values).all())
+        mean, se = mean_se(values) if finite else (None, None)
+        run.metric(name, mean, seed=seed, se=se, n=len(values), estimator=estimator, split="test",
+                   diverged=not finite)  # fmt: skip
+
     for r in results:
         value, bound = _values(r)
-        finite = bool(torch.isfinite(value).all() and torch.isfinite(bound).all())
-        for name, own in (("ais", value), ("ais_gap", value - bound)):
-            mean, se = mean_se(own) if finite else (None, None)
-            run.metric(f"{name}/{r['title']}", mean, seed=r["seed"], se=se, n=len(own),
-                       estimator="AIS", split="test", diverged=not finite)  # fmt: skip
-    _gains(run, "ais_gain", annealed_gains(results))
+        enter(f"ais/{r['title']}", r["seed"], value, how)
+        enter(f"ais_gap/{r['title']}", r["seed"], value - bound, f"{how}, less the bound")
+    more = f"AIS, {LONGER * a.temperatures:,} temperatures less {a.temperatures:,}"
+    for r, gap in longer_gaps(results, longer):
+        enter(f"ais_longer/{r['title']}", r["seed"], gap, more)
+    _gains(run, "ais_gain", annealed_gains(results), f"{how}, paired by image")
+
+
+def longer_gaps(
+    results: Sequence[Mapping[str, Any]], longer: Sequence[Mapping[str, Any]]
+) -> list[tuple[Mapping[str, Any], Tensor]]:
+    """Every longer cell, with its AIS less that of the cell of the same model, by image."""
+    known = {(r["title"], r["seed"]): r for r in results}
+    found = []
+    for r in longer:
+        more, _ = _values(r)
+        few, _ = _values(known[r["title"], r["seed"]])
+        found.append((r, more - spaced(few, len(more))))
+    return found
 
 
 def annealed_gains(results: Sequence[Result]) -> list[Pair]:
@@ -72,7 +98,7 @@ def annealed_gains(results: Sequence[Result]) -> list[Pair]:
     return paired(tests)
 
 
-def _values(r: Result) -> list[Tensor]:
+def _values(r: Mapping[str, Any]) -> list[Tensor]:
     """AIS and bound of every image, in float64."""
     return [
         torch.tensor([math.nan if v is None else v for v in r[what]], dtype=torch.float64)
@@ -80,11 +106,11 @@ def _values(r: Result) -> list[Tensor]:
     ]
 
 
-def _gains(run: Any, kind: str, pairs: Sequence[Pair]) -> None:
+def _gains(run: Any, kind: str, pairs: Sequence[Pair], estimator: str) -> None:
     """Enter differences of two models."""
     for (dataset, latent, arm, base, seed), gap, se, n in pairs:
         name = f"{kind}/{dataset}/D={latent}/{arm}:{base}"
-        run.metric(name, gap, seed=seed, se=se, n=n, estimator="paired by image", split="test",
+        run.metric(name, gap, seed=seed, se=se, n=n, estimator=estimator, split="test",
                    diverged=gap is None)  # fmt: skip
 
 

@@ -91,7 +91,7 @@ class Evidence:
                 continue
             overrides = {
                 key: value
-                for key, value in (record.get("overrides") or {}).items()
+                for key, value in _leaves(record.get("overrides") or {}).items()
                 if not _is_profiles(name, record, key)
             }
             if _changed(overrides, [*scope, "n_seeds"], optional):
@@ -166,6 +166,15 @@ def _changed(overrides: Mapping[str, Any], scope: Iterable[str], optional: Seque
         and not (key in optional and not value)
         for key, value in overrides.items()
     )
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values that are no tables, by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        nested = isinstance(value, Mapping) and value
+        found |= _leaves(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return found
 
 
 def _is_profiles(name: str, record: Record, key: str) -> bool:

@@ -93,6 +93,9 @@ class Annealing(Group):
     chains: Annotated[int, Field(ge=2)] = Field(default=16, description="chains an image")
     temperatures: Annotated[int, Field(ge=2)] = Field(default=1000, description="temperatures")
     leapfrogs: Count = Field(default=10, description="leapfrogs of a transition")
+    longer_images: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="of them also with four times the temperatures, one seed; 0: none"
+    )
 
     @field_validator("arms")
     @classmethod

@@ -6,13 +6,14 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lmcnb.errors import Paused
+from lmcnb.errors import Paused, UserError
 from lmcnb.experiments import unbiased_vae_annealing as annealing
 from lmcnb.experiments import unbiased_vae_cells as cells
 from lmcnb.experiments import unbiased_vae_record as record
@@ -94,7 +95,7 @@ def test_cells_are_the_models_that_are_named(tmp_path: Path) -> None:
     other = none | {"images": 6, "arms": ["ELBO"]}
     assert cells_of(models(tmp_path, training_annealing=other)) == []
     assert anneal([], 2) == []
-    assert "no arm" in annealing_table([])[0]["gradient"]
+    assert annealing_table([])[0]["gradient"].startswith("none: see training.annealing")
 
 
 def test_what_a_cell_finds(annealed: tuple[list[AisCell], list[Result]]) -> None:
@@ -134,9 +135,45 @@ def test_a_seed_s_model_is_found_in_a_group(tmp_path: Path) -> None:
     save_checkpoint(alone.weights, {"parameters": own, "test": state["test"][1:]})
     (known,) = [c for c in cells_of([alone]) if c.source is alone]
     found = next(c for c in cells_of([group]) if c.seed == 4)
-    on_cpu = AisCell(found.name, found.directory, "cpu", None, found.source, 4)
+    on_cpu = replace(found, device="cpu")
     a, b = annealing.anneal_cell(on_cpu), annealing.anneal_cell(known)
     assert a == b
+
+
+def test_longer_cells_are_of_the_first_seed(tmp_path: Path) -> None:
+    own = {"images": 6, "arms": ["IWAE"], "chains": 3, "temperatures": 40, "longer_images": 3}
+    found = cells_of(models(tmp_path, training_annealing=own))
+    (cell,) = longer = annealing.longer_cells(found)
+    assert (cell.name, cell.source) == ("ais-teacher-D2-IWAE-3-longer", found[0].source)
+    assert (cell.settings.images, cell.settings.temperatures, cell.settings.chains) == (3, 160, 3)
+    assert cell.work == 2 * found[0].work  # half the images
+    assert annealing.places_of(found[0], 60).tolist() == [0, 12, 24, 35, 47, 59]
+    assert annealing.places_of(cell, 60).tolist() == [0, 24, 59]
+    results, more = anneal(found, 1), anneal(longer, 1)
+    assert more[0]["bound"] == [results[0]["bound"][i] for i in (0, 2, 5)]
+    run = FakeRun(tmp_path, training_annealing=own)
+    record.annealing(run, results, more)
+    gap = [m - results[0]["value"][i] for m, i in zip(more[0]["value"], (0, 2, 5), strict=True)]
+    entry = run.metrics["ais_longer/teacher/D=2/IWAE", 3]
+    mean = sum(gap) / 3
+    assert entry["value"] == pytest.approx(mean, abs=1e-6)
+    assert entry["se"] == pytest.approx(math.sqrt(sum((g - mean) ** 2 for g in gap) / 6), rel=1e-4)
+    assert (entry["n"], entry["diverged"]) == (3, False)
+    assert ("ais_longer/teacher/D=2/IWAE", 4) not in run.metrics
+    (row,) = annealing_table(results, more)
+    key = "AIS with 4 times the temperatures less AIS, some images (nats)"
+    assert row[key] == (entry["value"], entry["se"])
+    assert annealing.longer_cells(cells_of(models(tmp_path / "none"))) == []
+    few = own | {"longer_images": 99}
+    (cell,) = annealing.longer_cells(cells_of(models(tmp_path / "all", training_annealing=few)))
+    assert cell.settings.images == 6
+
+
+def test_a_model_that_is_gone_is_said(tmp_path: Path) -> None:
+    (cell, *_) = cells_of(models(tmp_path))
+    cell.source.weights.unlink()
+    with pytest.raises(UserError, match="missing or damaged; remove teacher-D2-IWAE-3.json"):
+        annealing.anneal_cell(cell)
 
 
 def test_finished_cells_are_read(
@@ -155,13 +192,17 @@ def test_a_cell_that_would_start_late_is_paused(
         anneal(found, 1)
     assert not list((tmp_path / "late").glob("cells/ais*"))
     done = annealed[0][0]
-    late = AisCell(done.name, done.directory, "cpu", 1.0, done.source, done.seed)
+    late = replace(done, deadline=1.0)
     assert annealing.anneal_cell(late) == annealed[1][0]  # what is finished is read
 
 
 def test_the_bar_reaches_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (cell, *_) = cells_of(models(tmp_path))
-    for _ in range(2):  # run, and read
+    found = cells_of(models(tmp_path))
+    state = load_checkpoint(found[1].source.weights)
+    assert state is not None
+    state["parameters"]["decoder.b0"][0, 0] = math.nan
+    save_checkpoint(found[1].source.weights, state)
+    for cell in (found[0], found[0], found[1]):  # run, read, diverged
         seen: list[float] = []
         monkeypatch.setattr(annealing, "report", seen.append)
         annealing.anneal_cell(cell)
@@ -206,6 +247,7 @@ def test_gains_by_ais_are_paired_by_image(annealed: tuple[list[AisCell], list[Re
             assert entry["value"] == pytest.approx(float(v.mean()), rel=1e-5)
             assert entry["se"] == pytest.approx(float(v.std()) / math.sqrt(6), rel=1e-5)
             assert (entry["n"], entry["split"], entry["diverged"]) == (6, "test", False)
+            assert entry["estimator"].startswith("AIS, 3 chains, 4 temperatures")
 
 
 def test_a_diverged_model_is_said_and_not_annealed(
@@ -235,6 +277,7 @@ def test_a_diverged_model_is_said_and_not_annealed(
     again = FakeRun(tmp_path)
     record.annealing(again, results)
     assert again.metrics["ais_gap/teacher/D=2/IWAE+IWAE", 3]["diverged"]
+    assert not again.metrics["ais/teacher/D=2/IWAE+IWAE", 3]["diverged"]
 
 
 def test_the_table() -> None:

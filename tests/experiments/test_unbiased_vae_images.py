@@ -356,7 +356,7 @@ def test_models_are_taken_by_seed(
             assert torch.equal(squares[k][row], state["squares"][k][0])
     assert images.start_of(bases[0]) == (None, None)
     lost = replace(cell, start=(replace(bases[0], directory=tmp_path),))
-    with pytest.raises(UserError, match="the model to go on from is missing"):
+    with pytest.raises(UserError, match="the trained model is missing or damaged; remove"):
         images.start_of(lost)
 
 

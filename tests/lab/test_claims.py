@@ -220,6 +220,11 @@ def test_changed_settings_are_set_aside(order):
     for allowed in ({"tables.targets": ["sonar"]}, {"schemes": None}, {"n_seeds": 2}):
         assert order(record(whole, overrides=allowed))["verdict"] == "reproduced"
     assert order(record(whole, overrides={"schemes": {"lr": 1}}))["verdict"] == "not run"
+    inside = {"tables": {"targets": ["sonar"]}}  # a table is its entries
+    assert order(record(whole, overrides=inside))["verdict"] == "reproduced"
+    assert order(record(whole, overrides={"tables": {}}))["verdict"] == "not run"
+    both_of = {"tables": {"targets": ["sonar"], "lr": 2.0}}
+    assert order(record(whole, overrides=both_of))["verdict"] == "not run"
 
 
 def test_an_override_that_says_what_the_profile_says_changes_nothing(order, monkeypatch):

@@ -24,7 +24,7 @@ ARM = r"(IWAE\+)?(ELBO|IWAE|average|C-ISIR-DISIR|C-ISIR)(-K\d+)?(-index)?"
 KERNEL = r"(C-ISIR|C-ISIR-DISIR/beta=(adapted|[\d.]+))/(strict|index)"
 WHAT = "mean|median|q90|q99|largest|capped|effective|beta|first"
 GRAMMAR = re.compile(
-    rf"(ll|ais|ais_gap|seconds)/({DATA})/{ARM}|(gain|ais_gain|cost)/({DATA})/{ARM}:{ARM}"
+    rf"(ll|ais|ais_gap|ais_longer|seconds)/({DATA})/{ARM}|(gain|ais_gain|cost)/({DATA})/{ARM}:{ARM}"
     rf"|meeting/({DATA})/{KERNEL}/({WHAT})|illustration/[\w-]+/(moves_right|right|total_variation)"
     rf"|ppca/(reduced|digits)/({ARM}/((intercept|weight)(/z|/sd)?|rms_bias|max_z)"
     rf"|{ARM}/relative/of_(each|mean)|variance/(intercept|weight))"
@@ -180,8 +180,8 @@ def test_what_is_judged() -> None:
             {"estimator": ["C-ISIR", "C-ISIR-DISIR"]},
             4.5,
         ),
-        "F7.matched": ("gain/static_mnist/D=20/IWAE+C-ISIR-DISIR:IWAE+IWAE-K240", {}, 0.1),
-        "F7.matched_ais": (
+        "F7.samples": ("gain/static_mnist/D=20/IWAE+C-ISIR-DISIR:IWAE+IWAE-K240", {}, 0.1),
+        "F7.samples_ais": (
             "ais_gain/static_mnist/D=20/IWAE+C-ISIR-DISIR:IWAE+IWAE-K240",
             {},
             0.1,
