@@ -70,8 +70,8 @@ def annealing(run: Any, results: Sequence[Result], longer: Sequence[Result] = ()
         enter(f"ais/{r['title']}", r["seed"], value, how)
         enter(f"ais_gap/{r['title']}", r["seed"], value - bound, f"{how}, less the bound")
     more = f"AIS, {LONGER * a.temperatures:,} temperatures less {a.temperatures:,}"
-    for r, gap in longer_gaps(results, longer):
-        enter(f"ais_longer/{r['title']}", r["seed"], gap, more)
+    for cell, gap in longer_gaps(results, longer):
+        enter(f"ais_longer/{cell['title']}", cell["seed"], gap, more)
     _gains(run, "ais_gain", annealed_gains(results), f"{how}, paired by image")
 
 
