@@ -1,0 +1,51 @@
+"""The data of MCMC teaching: anything that draws a batch from a random generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmcnb.errors import UsageError
+
+
+class Batch(NamedTuple):
+    """Data and what they are conditioned on."""
+
+    x: Tensor  # (n, dim)
+    c: Tensor | None = None  # (n, condition)
+
+
+Draw = Callable[[int, torch.Generator], Batch]
+
+
+def from_images(images: Tensor, c: Tensor | None = None) -> Draw:
+    """Draws of a data set `(n, pixels)` in [-1, 1] with conditions, independent, with replacement.
+
+    Raises:
+        UsageError: images out of range or of another shape, conditions of another number.
+    """
+    if images.dim() != 2 or not images.is_floating_point() or len(images) == 0:
+        raise UsageError(
+            f"images of shape {tuple(images.shape)}, {images.dtype}: (n, pixels) of floats with at "
+            "least one image are needed"
+        )
+    low, high = (float(v) for v in images.aminmax())
+    if not (low >= -1 and high <= 1):
+        raise UsageError(
+            f"images: values from {low:g} to {high:g}; [-1, 1] is needed (bytes: x / 127.5 - 1)"
+        )
+    if c is not None and (c.dim() != 2 or len(c) != len(images) or not bool(c.isfinite().all())):
+        raise UsageError(
+            f"c: conditions of shape {tuple(c.shape)} for {len(images)} images; a row of finite "
+            f"numbers for every image, ({len(images)}, numbers), is needed"
+        )
+
+    def draw(n: int, stream: torch.Generator) -> Batch:
+        rows = torch.randint(len(images), (n,), generator=stream, device=stream.device)
+        rows = rows.to(images.device)
+        return Batch(images[rows], None if c is None else c[rows])
+
+    return draw
