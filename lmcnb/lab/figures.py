@@ -90,6 +90,11 @@ METHODS: dict[str, MethodStyle] = {
     "ABP-s0.1": MethodStyle(_GREEN, "o"),
     "LVAE-L3": MethodStyle(_PINK, "D"),
     "LVAE-L5": MethodStyle(_PINK, "^", "--"),
+    "variational": MethodStyle(_RED, "h"),
+    "fast": MethodStyle(_ORANGE, "X"),
+    "original": MethodStyle(_GREEN, "X"),
+    "short-run": MethodStyle(_BLUE, "X"),
+    "persistent": MethodStyle(_PINK, "X"),
 }
 """Other papers add their methods here; `_YELLOW` and further markers are free."""
 

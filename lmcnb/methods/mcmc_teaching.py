@@ -3,7 +3,8 @@
 An energy-based model p_theta(x) proportional to exp(f_theta(x)) N(x; 0, s_ref^2 I) needs samples to
 learn from. A generator proposes them, x_0 = g_alpha(z), and K steps of Langevin dynamics revise
 them under the present energy. The revised ones teach both: they are the negative samples of theta's
-likelihood gradient, and the training data of the generator. `TEACHERS` says how the methods differ.
+likelihood gradient, and the training data of the generator. `mcmc_teaching_teachers` says how the
+methods differ.
 
     x_{k+1} = x_k + d^2/2 grad log p_theta(x_k) + d e_k                    (Langevin revision)
     theta:       min  mean f(x~) - mean f(x)                               (energy_loss)
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,28 +31,6 @@ from lmcnb.errors import UsageError
 from lmcnb.kernels.gradients import LogDensity, score
 from lmcnb.models.gaussian import kl_to_standard
 from lmcnb.models.observed import log_joint
-
-
-class Teacher(NamedTuple):
-    """What tells one method from another."""
-
-    start: Literal["generator", "noise", "persistent"] | None
-    """Where the chains in x begin; None: no energy and no chains."""
-    latent: Literal["encoder", "same", "langevin"] | None
-    """The latents with which the generator is updated; None: there is no generator."""
-    learns_from: Literal["revised", "data"] = "revised"
-    """What the generator is fitted to."""
-
-
-TEACHERS = {
-    # method                chains start from   latents of the generator's update
-    "variational": Teacher("generator", "encoder"),  # the paper's: an encoder infers z from x~
-    "fast": Teacher("generator", "same"),  # no inference: the z that gave x_0
-    "original": Teacher("generator", "langevin"),  # MCMC inference: L steps on log p(z | x~)
-    "short-run": Teacher("noise", None),  # non-convergent learning (Nijkamp et al. 2019)
-    "persistent": Teacher("persistent", None),  # persistent contrastive divergence
-    "VAE": Teacher(None, "encoder", "data"),  # no energy: the same autoencoder, on data
-}
 
 
 def revise(
@@ -81,7 +59,7 @@ def revise(
     x = x.detach()
     each = None if noise is None else iter(noise)
     for _ in range(steps):
-        x = x + 0.5 * step_size**2 * score(target, x)
+        x = torch.add(x, score(target, x), alpha=0.5 * step_size**2)
         if each is not None:
             x = torch.add(x, next(each), alpha=step_size)
         if look is not None:
@@ -105,7 +83,7 @@ def energy_loss(
 
 
 def vae_loss(
-    encoder: nn.Module,
+    encoder: Callable[..., tuple[Tensor, Tensor]],
     decoder: nn.Module,
     x: Tensor,
     noise: Tensor,
@@ -122,7 +100,7 @@ def vae_loss(
         sigma: s, standard deviation of the decoder's noise.
         c: conditions, or None.
     """
-    mean, std = call(encoder, x, c)
+    mean, std = encoder(x) if c is None else encoder(x, c)
     return (
         regression_loss(decoder, mean + std * noise, x, c)
         + 2 * sigma**2 * kl_to_standard(mean, std).mean()

@@ -47,9 +47,9 @@ class Revision:
         self._inputs = [v for v in own if v is not None]
         start, drawn, c = own
         assert start is not None
-        held = density(target.energy, target.reference, c)
 
-        def run() -> Tensor:
+        def run() -> Tensor:  # the density anew, so that a replay takes the present weights
+            held = density(target.energy, target.reference, c)
             return revise(held, start, step_size, steps, drawn)
 
         side, current = torch.cuda.Stream(x.device), torch.cuda.current_stream(x.device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lmcnb.errors import UsageError
-from lmcnb.methods.mcmc_teaching import TEACHERS
+from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
 
 COUNTS = {"batch": 1, "chains": 1, "steps": 1, "generator_steps": 1, "iterations": 1}
 COUNTS |= {"inference_steps": 1, "pool": 1}

@@ -16,6 +16,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 
 from lmcnb.errors import UsageError
 from lmcnb.methods.mcmc_teaching import (
-    TEACHERS,
     call,
     energy_loss,
     infer,
@@ -33,6 +33,7 @@ from lmcnb.methods.mcmc_teaching import (
 from lmcnb.methods.mcmc_teaching_data import Draw
 from lmcnb.methods.mcmc_teaching_graph import Revision
 from lmcnb.methods.mcmc_teaching_settings import Teaching
+from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
 from lmcnb.models.energy import density
 
 
@@ -205,7 +206,7 @@ class Trainer:
         assert self.decoder is not None
         if self.encoder is not None:  # z is inferred anew from x
             noise = self.normal(len(x), self.latent)
-            loss = vae_loss(self.encoder, self.decoder, x, noise, t.sigma, c)
+            loss = vae_loss(self.posterior, self.decoder, x, noise, t.sigma, c)
         else:
             assert z is not None
             loss = regression_loss(self.decoder, z, x, c)
@@ -219,6 +220,14 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+
+    @property
+    def posterior(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The encoder, with dropout from the noise stream where it has some, always (the code)."""
+        assert self.encoder is not None
+        if getattr(self.encoder, "keep", 1.0) < 1:
+            return partial(self.encoder, dropout=self.streams.noise)
+        return self.encoder
 
     @property
     def latent(self) -> int:

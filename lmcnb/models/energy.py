@@ -54,26 +54,60 @@ class EnergyMLP(nn.Module):
             h = silu(layer(h))
         return self.head(h).squeeze(-1)
 
-    @torch.no_grad()
     def input_score(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """Gradient of f by x, `(..., dim)`: the reverse sweep by hand, nothing kept."""
-        h, before = joined(x, c, self.condition), []
-        for layer in self.layers:
-            before.append(layer(h))
-            h = silu(before[-1]) if len(before) < len(self.layers) else h
-        delta = self.head.weight[0].expand_as(before[-1])
-        for a, layer in zip(reversed(before), reversed(self.layers), strict=True):
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
-            delta = torch.ops.aten.silu_backward(delta, a) @ weight
-        return delta[..., : self.dim]
+        """Gradient of f by x, `(..., dim)`."""
+        return Sweep(self, x)(x, c)
+
+
+class Sweep:
+    """The gradient of an `EnergyMLP` by x, written out: a reverse sweep in memory of its own.
+
+    Guaranteed: autograd's numbers up to rounding. The weights are those that the energy had when
+    the sweep was made. Fresh memory in every step would cost as much as the sums.
+    """
+
+    def __init__(self, energy: EnergyMLP, x: Tensor) -> None:
+        """For points shaped as x `(..., dim)`."""
+        self.like, self.condition = x, energy.condition
+        self.weights: list[Tensor] = [p.weight.detach() for p in energy.layers]  # type: ignore[operator, union-attr]
+        self.biases: list[Tensor] = [p.bias.detach() for p in energy.layers]  # type: ignore[operator, union-attr]
+        self.across = [w.mT.contiguous() for w in self.weights]
+        n, sizes = x.numel() // x.shape[-1], [len(b) for b in self.biases]
+        self.before, self.after, self.signal = ([x.new_empty(n, k) for k in sizes] for _ in "bas")
+        self.head = energy.head.weight.detach().expand(n, -1)
+        self.back = self.weights[0][:, : energy.dim].contiguous()
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether x has the shape, type and device that the sweep was made for."""
+        like = self.like
+        return (x.shape, x.dtype, x.device) == (like.shape, like.dtype, like.device)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, c: Tensor | None = None, shrink: float = 0.0) -> Tensor:
+        """Gradient of f by x less shrink x, `(..., dim)`: a new tensor."""
+        aten, last = torch.ops.aten, len(self.before) - 1
+        h = joined(x, c, self.condition).reshape(len(self.head), -1)
+        for k, (a, room) in enumerate(zip(self.before, self.after, strict=True)):
+            torch.addmm(self.biases[k], h, self.across[k], out=a)
+            if k < last:
+                h = aten.silu.out(a, out=room)
+        delta = self.head
+        for k in range(last, -1, -1):
+            aten.silu_backward.grad_input(delta, self.before[k], grad_input=self.signal[k])
+            if k:
+                delta = torch.mm(self.signal[k], self.weights[k], out=self.after[k - 1])
+        flat = x.reshape(len(self.head), -1)
+        return torch.addmm(flat, self.signal[0], self.back, beta=-shrink).view(x.shape)
 
 
 class EnergyDensity:
     """log of exp(f(x, c)) N(x; 0, s_ref^2 I), for points x `(..., n, dim)`; autograd's score."""
 
     def __init__(self, energy: nn.Module, reference: float | None, c: Tensor | None = None) -> None:
-        """The density that `energy` has now: later updates of its weights are seen.
+        """The density that `energy` has now.
+
+        Later updates of its weights are seen by the value, and by a score of autograd's; a score by
+        hand may keep the weights that it saw first. Make a density anew for every revision.
 
         Args:
             energy: f.
@@ -105,17 +139,25 @@ class EnergyDensity:
 class ByHand(EnergyDensity):
     """The same for an energy that knows its gradient by x."""
 
+    _sweep: Sweep | None = None
+
     def linearize(self, z: Tensor) -> tuple[Tensor, Product]:
         """Score and Hessian product, `(..., dim)`; the latter by autograd."""
-        own: Any = self.energy
-        score = own.input_score(z) if self.c is None else own.input_score(z, self.c)
-        if self.reference is not None:
-            score = torch.add(score, z, alpha=-1 / self.reference**2)
 
         def product(v: Tensor) -> Tensor:
             return gradients.linearize(lambda x: self(x), z)[1](v)
 
-        return score, product
+        return self._score(z), product
+
+    def _score(self, z: Tensor) -> Tensor:
+        shrink = 0.0 if self.reference is None else 1 / self.reference**2
+        if isinstance(self.energy, EnergyMLP):
+            if self._sweep is None or not self._sweep.fits(z):
+                self._sweep = Sweep(self.energy, z)
+            return self._sweep(z, self.c, shrink)
+        own: Any = self.energy
+        score = own.input_score(z) if self.c is None else own.input_score(z, self.c)
+        return torch.add(score, z, alpha=-shrink)
 
 
 def density(energy: nn.Module, reference: float | None, c: Tensor | None = None) -> EnergyDensity:

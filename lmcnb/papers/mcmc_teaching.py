@@ -1,0 +1,308 @@
+"""The settings of `mcmc_teaching`; `notebooks/profiles/mcmc_teaching.toml` has their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lmcnb.errors import UsageError
+from lmcnb.lab.checkout import unknown
+from lmcnb.methods.mcmc_teaching_settings import Teaching
+from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
+
+V = TypeVar("V")
+Density = Literal["eight_gaussians", "checkerboard", "pinwheel"]
+Task = Literal["none", "label", "half", "occluded"]
+DataSet = Literal["mnist14", "mnist", "fashion_mnist", "cifar10", "pairs"]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+REGRESSION = "regression"  # a baseline of completion, no teacher
+_NUMBERS: dict[str, tuple[str, Callable[[str], int | float]]] = {
+    "K": ("steps", int),
+    "s": ("sigma", float),
+    "d": ("step_size", float),
+    "v": ("generator_steps", int),
+    "e": ("energy_rate", float),
+    "g": ("generator_rate", float),
+    "L": ("inference_steps", int),
+}
+_WORDS: dict[str, tuple[str, bool]] = {
+    "means": ("ancestral", False),
+    "draws": ("ancestral", True),
+    "still": ("noisy", False),
+}
+_OPTION = re.compile(rf"-(?:([{''.join(_NUMBERS)}])(\d+(?:\.\d+)?(?:e-\d+)?)|({'|'.join(_WORDS)}))")
+_ARM = re.compile(rf"({'|'.join(TEACHERS)})((?:{_OPTION.pattern})*)")
+GRAMMAR = (
+    "variational, fast, original, short-run, persistent or VAE, then any of -K5 (Langevin steps), "
+    "-s0.3 (decoder's standard deviation), -d0.1 (step size), -v3 (generator's updates an "
+    "iteration), -e3e-4 and -g1e-3 (learning rates of energy and generator), -L50 (steps of the "
+    "latents' inference), -means (chains start from g(z)), -draws (from g(z) + s e), -still (no "
+    "noise in the revision)"
+)
+
+
+def parse_arm(name: str) -> tuple[str, dict[str, Any]]:
+    """The teacher, and the settings that an arm's name changes.
+
+    Raises:
+        ValueError: a name outside the grammar, or an option twice.
+    """
+    found = _ARM.fullmatch(name)
+    if found is None:
+        raise ValueError(f"{name!r} is no arm: {GRAMMAR}")
+    changed: dict[str, Any] = {}
+    for letter, number, word in _OPTION.findall(found.group(2)):
+        key, value = _WORDS[word] if word else (_NUMBERS[letter][0], number)
+        if key in changed:
+            raise ValueError(f"{name!r}: {key} is said twice")
+        try:
+            changed[key] = value if word else _NUMBERS[letter][1](number)
+        except ValueError as error:
+            raise ValueError(f"{name!r}: -{letter} takes a whole number") from error
+    return found.group(1), changed
+
+
+def each_once(values: list[V]) -> list[V]:
+    """The values, if there is one at least and none stands there twice."""
+    if not values:
+        raise ValueError("at least one is needed")
+    if len(set(values)) < len(values):
+        raise ValueError("each may stand there once")
+    return values
+
+
+def with_default(table: dict[str, V], names: Iterable[str]) -> dict[str, V]:
+    """The table, if it has a value for what it does not name, and no other keys than `names`."""
+    if "default" not in table:
+        raise ValueError("a table by name needs the key 'default'")
+    for key in table:
+        if key not in (known := ["default", *names]):
+            raise ValueError(unknown("the key", key, known))
+    return table
+
+
+def by_name(table: Mapping[str, V], name: str) -> V:
+    """The value of `name`, else the default."""
+    return table.get(name, table["default"])
+
+
+class Group(BaseModel):
+    """A group of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Knobs(Group):
+    """How a model is taught; an arm's name changes some."""
+
+    iterations: Count = Field(description="updates of the energy")
+    batch: Count = Field(description="data points an iteration")
+    chains: Count = Field(description="M: chains an iteration")
+    steps: Count = Field(description="K: Langevin steps")
+    step_size: Positive = Field(description="d: step size in x")
+    noisy: bool = Field(default=True, description="noise in the revision; the code has none")
+    reference: Positive | None = Field(description="s_ref: width of the reference, null: none")
+    sigma: Positive = Field(description="s: decoder's standard deviation; KL weight is 2 s^2")
+    ancestral: bool = Field(description="chains start from g(z) + s e, else from g(z)")
+    energy_rate: Positive = Field(description="Adam's learning rate of the energy")
+    generator_rate: Positive = Field(description="Adam's learning rate of generator and encoder")
+    first_beta: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.5, description="Adam's first beta"
+    )
+    generator_steps: Count = Field(default=1, description="generator's updates an iteration")
+    decay: Literal["none", "linear", "exponential"] = Field(
+        default="linear", description="of the rates; linear from half of the run to 2 percent"
+    )
+    decay_every: Positive = Field(default=3000.0, description="iterations of a factor 0.98")
+    data_noise: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="standard deviation of noise added to the data"
+    )
+    start: Literal["normal", "uniform"] = Field(
+        default="normal", description="of chains that start from noise"
+    )
+    start_std: Positive = Field(default=1.0, description="its standard deviation or half width")
+    pool: Count = Field(default=4000, description="chains that persist")
+    inference_steps: Count = Field(default=10, description="L: steps on latents (original)")
+    inference_step_size: Positive = Field(default=0.1, description="their step size")
+    explosion: Positive = Field(default=1e4, description="gap of energies that is a divergence")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Knobs:
+        own = {f.name: getattr(self, f.name) for f in fields(Teaching) if f.name != "teacher"}
+        try:
+            Teaching(**own)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+def checked_arms(names: list[str], *, regression: bool = False) -> list[str]:
+    """The names, if each is an arm (or `regression`, where allowed) and stands there once."""
+    for name in names:
+        if not (regression and name == REGRESSION):
+            parse_arm(name)
+    return each_once(names)
+
+
+class Plane(Knobs):
+    """Densities in the plane, whose truth is known."""
+
+    densities: list[Density] = Field(description="data")
+    arms: dict[str, list[str]] = Field(description=f"methods, by density: {GRAMMAR}")
+    width: Count = Field(default=128, description="units of the two hidden layers")
+    latent: Count = Field(default=2, description="dimension of z")
+    samples: Annotated[int, Field(ge=100)] = Field(
+        default=4000, description="samples of an evaluation"
+    )
+    looks: Count = Field(default=20, description="points of a learning curve")
+    longest: Count = Field(default=2000, description="Langevin steps of the long chains")
+
+    @field_validator("densities")
+    @classmethod
+    def _each_once(cls, values: list[V]) -> list[V]:
+        return each_once(values)
+
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, table: dict[str, list[str]]) -> dict[str, list[str]]:
+        for names in with_default(table, get_args(Density)).values():
+            checked_arms(names)
+        return table
+
+    @model_validator(mode="after")
+    def _stable(self) -> Plane:
+        narrowest = {"eight_gaussians": 0.2}
+        for density in self.densities:
+            for arm in by_name(self.arms, density):
+                d = parse_arm(arm)[1].get("step_size", self.step_size)
+                sd = narrowest.get(density, float("inf"))
+                if d >= 2 * sd:
+                    raise ValueError(
+                        f"step_size={d} ({arm}): past the bound of stability of {density}, whose "
+                        f"modes have standard deviation {sd}: step_size < {2 * sd} is needed"
+                    )
+        return self
+
+
+class Digits(Knobs):
+    """Digits of 8 x 8 pixels."""
+
+    tasks: list[Task] = Field(
+        description="none: images; label: given the class; half: the lower half given the upper; "
+        "occluded: the image given itself with a block hidden"
+    )
+    arms: dict[str, list[str]] = Field(
+        description=f"methods, by task: {GRAMMAR}; regression (a perceptron) of half and occluded"
+    )
+    seeds: dict[str, Count] = Field(
+        default={"default": 100}, description="at most this many of the seeds, by arm"
+    )
+    width: Count = Field(default=256, description="units of the two hidden layers")
+    latent: Count = Field(default=16, description="dimension of z")
+    samples: Annotated[int, Field(ge=100)] = Field(
+        default=2000, description="samples of an evaluation"
+    )
+    classifiers: Count = Field(default=3, description="classifiers of the Frechet distances")
+    looks: Count = Field(default=12, description="points of a learning curve")
+    longest: Count = Field(default=1000, description="Langevin steps of the long chains")
+    walkers: Count = Field(default=2000, description="of them, at most")
+    train_images: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="the first so many training images; 0: all"
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_once(cls, values: list[V]) -> list[V]:
+        return each_once(values)
+
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, table: dict[str, list[str]]) -> dict[str, list[str]]:
+        for task, names in with_default(table, get_args(Task)).items():
+            checked_arms(names, regression=task in ("half", "occluded"))
+        return table
+
+    @field_validator("seeds")
+    @classmethod
+    def _by_arm(cls, table: dict[str, V]) -> dict[str, V]:
+        for name in set(table) - {"default", REGRESSION}:
+            parse_arm(name)
+        return with_default(table, table)
+
+
+class ImageModel(Knobs):
+    """One data set of the image models."""
+
+    arms: list[str] = Field(description=f"methods: {GRAMMAR}")
+    task: Task = Field(default="none", description="condition: none, label, half or occluded")
+    latent: Count = Field(default=100, description="dimension of z")
+    conv_std: Positive = Field(default=0.005, description="of the convolutions' first weights")
+    train_images: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="the first so many training images; 0: all"
+    )
+    samples: Annotated[int, Field(ge=100)] = Field(
+        default=10_000, description="samples of an evaluation"
+    )
+    classifiers: Count = Field(default=3, description="classifiers of the Frechet distances")
+    looks: Count = Field(default=12, description="points of a learning curve")
+    longest: Count = Field(default=1000, description="Langevin steps of the long chains")
+    walkers: Count = Field(default=1000, description="of them, at most")
+    folder: str | None = Field(default=None, description="of paired images, of the set pairs")
+
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, names: list[str]) -> list[str]:
+        return checked_arms(names)
+
+
+class Images(Group):
+    """Images by convolutional networks."""
+
+    datasets: list[DataSet] = Field(description="data sets; none: []")
+    models: dict[DataSet, ImageModel] = Field(default={}, description="settings, by data set")
+
+    @model_validator(mode="after")
+    def _there(self) -> Images:
+        for dataset in self.datasets:
+            if dataset not in self.models:
+                raise ValueError(f"images.datasets: {dataset!r} has no settings in images.models")
+            if dataset == "pairs" and self.models[dataset].folder is None:
+                raise ValueError("images.models.pairs.folder: the folder of the images is needed")
+        return self
+
+
+class Exact(Group):
+    """Cases whose answer is known."""
+
+    draws: Annotated[int, Field(ge=1000)] = Field(description="chains and samples of a check")
+    learning: Annotated[int, Field(ge=100)] = Field(
+        description="iterations of learning in one dimension"
+    )
+    learning_chains: Annotated[int, Field(ge=100)] = Field(description="chains of it")
+    learning_names: list[str] | None = Field(
+        default=None, description="which of the teachers learn; null: all"
+    )
+    tolerance: Positive = Field(description="of what they learn, relative")
+
+
+class Settings(Group):
+    """Everything that decides the numbers, but the seed."""
+
+    n_seeds: Count = Field(description="seeds seed ... seed + n_seeds - 1")
+    threads: Count = Field(default=1, description="threads of each process")
+    workers: Count = Field(default=2, description="processes that train side by side")
+    exact: Exact
+    plane: Plane
+    digits: Digits
+    images: Images
+
+    def datasets(self) -> list[str]:
+        """Data sets that the run reads."""
+        found = {"mnist" if d == "mnist14" else d for d in self.images.datasets}
+        return sorted({"digits", *(found - {"pairs"})})
