@@ -28,9 +28,9 @@ from lmcnb.lab import benchmark
 from lmcnb.lab.benchmark import judged
 from lmcnb.lab.timing import least_times
 from lmcnb.methods.mcmc_teaching import energy_loss, revise, vae_loss
-from lmcnb.methods.mcmc_teaching_data import Batch
+from lmcnb.methods.mcmc_teaching_data import Batch, Networks, Streams
 from lmcnb.methods.mcmc_teaching_settings import Teaching
-from lmcnb.methods.mcmc_teaching_training import Networks, Streams, Trainer
+from lmcnb.methods.mcmc_teaching_training import Trainer
 from lmcnb.models.energy import EnergyMLP, density
 from lmcnb.models.mlp import Decoder, Posterior
 

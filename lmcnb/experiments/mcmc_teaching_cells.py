@@ -18,9 +18,10 @@ from lmcnb.lab.files import read_json, remove_checkpoint, save_checkpoint, write
 from lmcnb.lab.pool import report
 from lmcnb.lab.randomness import generator
 from lmcnb.lab.training import fit
+from lmcnb.methods.mcmc_teaching_data import Streams
 from lmcnb.methods.mcmc_teaching_settings import Teaching
 from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
-from lmcnb.methods.mcmc_teaching_training import Streams, Trainer
+from lmcnb.methods.mcmc_teaching_training import Trainer
 from lmcnb.papers.mcmc_teaching import REGRESSION, Knobs, parse_arm
 
 KEPT = 200  # points of a curve of gaps

@@ -22,8 +22,9 @@ from lmcnb.experiments import mcmc_teaching_tasks as tasks
 from lmcnb.experiments.mcmc_teaching_cells import TeachingCell, borrowed, rounded
 from lmcnb.experiments.mcmc_teaching_sets import read
 from lmcnb.lab.randomness import generator
-from lmcnb.methods.mcmc_teaching import call
+from lmcnb.methods.mcmc_teaching import call, revise
 from lmcnb.methods.mcmc_teaching_training import Trainer
+from lmcnb.models.energy import density
 
 SHOWN = 10  # pictures of each kind
 PATHS, ALONG = 96, 17  # interpolations, and points of each
@@ -188,6 +189,7 @@ def reconstructions(trainer: Trainer, test: tasks.Arranged) -> dict[str, Tensor]
 def interpolation(trainer: Trainer) -> dict[str, Any]:
     """Straight lines between two latents, decoded, and revised where there is an energy.
 
+    The noise of the revision is the same all along a line: fresh noise would leave no path smooth.
     `jump`: the largest distance of neighbours over the distance of the ends, mean over lines; on a
     straight line of images it is 1 / (points - 1).
     """
@@ -196,7 +198,11 @@ def interpolation(trainer: Trainer) -> dict[str, Any]:
     t = torch.linspace(0, 1, ALONG, device=trainer.device).view(1, -1, 1)
     paths = {"decoded": trainer.decoder(((1 - t) * a + t * b).flatten(0, 1))}
     if trainer.energy is not None:
-        paths["revised"] = trainer.revised(paths["decoded"])
+        s, dim = trainer.teaching, paths["decoded"].shape[1]
+        e = trainer.normal(s.steps, PATHS, 1, dim).expand(-1, -1, ALONG, -1).flatten(1, 2)
+        target = density(trainer.energy, s.reference)
+        given = e if s.noisy else None
+        paths["revised"] = revise(target, paths["decoded"], s.step_size, s.steps, given)
     found: dict[str, Any] = {"jump": {"straight": 1 / (ALONG - 1)}, "paths": {}}
     for name, x in paths.items():
         path = clipped(x).view(PATHS, ALONG, -1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from lmcnb.experiments import mcmc_teaching_learning as learning
 from lmcnb.lab.figures import INTERVAL, MethodStyle, method_style
@@ -41,7 +42,7 @@ def fixed_points(learned: Sequence[Result]) -> tuple[Any, Arrays]:
             for k in K
         ]  # fmt: skip
         own = method_style(teacher)
-        line = "-" if ancestral else "--"
+        line = own.line if ancestral else "--"
         variance = np.array([p.variance for p in points])
         mean = np.array([p.mean for p in points])
         for ax, values in ((left, variance), (right, mean)):
@@ -63,6 +64,9 @@ def fixed_points(learned: Sequence[Result]) -> tuple[Any, Arrays]:
     left.text(60, learning.VARIANCE, " data", fontsize=7, va="bottom", ha="right")
     for ax in (left, right):
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50]))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("Langevin steps K (marks: learned by the trainer at K = 10)")
     right.legend(fontsize=7)
     return fig, arrays
@@ -143,7 +147,7 @@ def chase(results: Sequence[Result], data: str, arms: Sequence[str]) -> tuple[An
     """The energy's samples follow the data, the generator follows them, and the gap stays small."""
     panels = (
         ("mmd/revised", "MMD² of revised and data"),
-        ("mmd/chase", "MMD² of generator and revised"),
+        ("mmd/chase", "MMD² of start and revised"),
         ("kl", "KL(data, EBM) (nats)"),
     )
     fig, axes = plt.subplots(1, 4, figsize=(12.4, 3.0))
@@ -174,7 +178,7 @@ def chase(results: Sequence[Result], data: str, arms: Sequence[str]) -> tuple[An
         ax.set_yscale("symlog", linthresh=1e-3) if "MMD" in title else ax.set_ylim(0, 2.2)
         ax.set_ylabel(title)
     axes[3].axhline(0, color="#777777", lw=0.8, ls=":")
-    axes[3].set_ylabel("mean f(x) − mean f(x~) (nats), first seed")
+    axes[3].set_ylabel("gap of energies (nats), first seed")
     for ax in axes:
         ax.set_xlabel("iteration")
     axes[0].legend(fontsize=7)

@@ -31,8 +31,8 @@ from lmcnb.experiments.mcmc_teaching_cells import (
 from lmcnb.experiments.mcmc_teaching_sets import pairs, read
 from lmcnb.lab.files import write_json
 from lmcnb.lab.pool import map_cells, report
-from lmcnb.methods.mcmc_teaching_data import from_images
-from lmcnb.methods.mcmc_teaching_training import Networks, Streams, Trainer
+from lmcnb.methods.mcmc_teaching_data import Networks, Streams, from_images
+from lmcnb.methods.mcmc_teaching_training import Trainer
 from lmcnb.models import coop_networks
 from lmcnb.models.energy import EnergyMLP
 from lmcnb.models.mlp import Decoder, Posterior
@@ -49,7 +49,7 @@ def digits_of(run: Any) -> list[TeachingCell]:
         cell(run, "digits", task, arm, seed, d)
         for task in d.tasks
         for arm in by_name(d.arms, task)
-        for seed in run.seeds[: by_name(d.seeds, arm)]
+        for seed in run.seeds[: 1 if arm in d.once else None]
     ]
 
 

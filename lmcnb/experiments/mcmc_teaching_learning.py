@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lmcnb.methods import mcmc_teaching_theory as theory
-from lmcnb.methods.mcmc_teaching_data import Batch
+from lmcnb.methods.mcmc_teaching_data import Batch, Networks, Streams
 from lmcnb.methods.mcmc_teaching_settings import Teaching
-from lmcnb.methods.mcmc_teaching_training import Networks, Streams, Trainer
+from lmcnb.methods.mcmc_teaching_training import Trainer
 from lmcnb.models.linear_vae import LinearDecoder, LinearPosterior
 from lmcnb.models.quadratic_energy import QuadraticEnergy
 

@@ -30,8 +30,8 @@ from lmcnb.experiments.mcmc_teaching_cells import (
 )
 from lmcnb.lab.pool import map_cells
 from lmcnb.methods.mcmc_teaching import call
-from lmcnb.methods.mcmc_teaching_data import Batch
-from lmcnb.methods.mcmc_teaching_training import Networks, Trainer
+from lmcnb.methods.mcmc_teaching_data import Batch, Networks
+from lmcnb.methods.mcmc_teaching_training import Trainer
 from lmcnb.models import plane
 from lmcnb.models.energy import EnergyMLP, density
 from lmcnb.models.mlp import Decoder, Posterior
@@ -40,6 +40,7 @@ from lmcnb.papers.mcmc_teaching import by_name
 BANDWIDTH, BINS, LIMIT = 0.3, 32, 3.2
 CELLS, WIDE = 161, 4.0
 WATCHED = 1000  # samples of a learning curve
+WALKERS = 2000  # chains that are run for longer and longer
 SHOWN = 1000  # samples of a picture
 MODE = 0.02  # share of the samples that makes a mode covered
 PICTURE = 64  # cells of a picture of the density
@@ -195,8 +196,9 @@ def evaluate(cell: TeachingCell, trainer: Trainer, truth: plane.PlaneDensity) ->
     d = learned(trainer, truth)
     found["density"] = {"kl": d.kl, "tv": d.total_variation, "log_z": d.log_normalizer}
     found["picture"] = picture(trainer)
-    # the same start, revised for longer and longer; persistent chains go on from where they are
-    x = made["revised"] if made["initial"] is None else made["initial"]
+    # the same starts, revised for longer and longer; persistent chains go on from where they are
+    x = (made["revised"] if made["initial"] is None else made["initial"])[:WALKERS]
+    data = data[:WALKERS]
     wanted = sorted({0, 1, 2, 5, K, 2 * K, 5 * K, 10 * K, cell.settings.longest})
     done, found["by_steps"] = 0, []
     for steps in wanted:

@@ -127,12 +127,15 @@ def late(values: Sequence[float | None]) -> float | None:
 
 def _limits(run: Any, results: Sequence[Result]) -> None:
     """Floors and ceilings, once for every data set and seed."""
+    found: dict[tuple[str, int], Entry] = {}
     for r in results:
         name, seed = f"{r['group']}/{r['data']}", r["seed"]
         if floor := r.get("floor"):
-            run.metric(f"{name}/floor/mmd", floor["mmd"], seed=seed, se=floor["mmd_se"], unit="1")
-            run.metric(f"{name}/floor/tv", floor["tv"], seed=seed, unit="1")
+            found[f"{name}/floor/mmd", seed] = {"value": floor["mmd"], "se": floor["mmd_se"]}
+            found[f"{name}/floor/tv", seed] = {"value": floor["tv"]}
         if own := r.get("frechet"):
-            run.metric(f"{name}/floor/fcd", fmean(own["floor"]), seed=seed, unit="1")
-            run.metric(f"{name}/ceiling/fcd", fmean(own["ceiling"]), seed=seed, unit="1")
-            run.metric(f"{name}/accuracy", fmean(own["accuracy"]), seed=seed, unit="1")
+            for key, kind in (("floor/fcd", "floor"), ("ceiling/fcd", "ceiling"),
+                              ("accuracy", "accuracy")):  # fmt: skip
+                found[f"{name}/{key}", seed] = {"value": fmean(own[kind])}
+    for (name, seed), entry in found.items():
+        run.metric(name, seed=seed, unit="1", **entry)

@@ -110,6 +110,18 @@ def sanity(answers: Sequence[Row], plane: Sequence[Result], images: Sequence[Res
     ]  # fmt: skip
 
 
+def limits(results: Sequence[Result]) -> list[str]:
+    """Floor and ceiling of the FCD, and the classifiers' accuracy, in words."""
+    own = next((r["frechet"] for r in results if "frechet" in r), None)
+    if own is None:
+        return []
+    floor, ceiling, accuracy = (fmean(own[k]) for k in ("floor", "ceiling", "accuracy"))
+    return [
+        f"FCD of test images {floor:.1f}, of uniform noise {ceiling:.0f}; "
+        f"{len(own['floor'])} classifiers, test accuracy {accuracy:.3f}"
+    ]
+
+
 def ends(curve: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """First and last distance of the revised samples from the data."""
     for key in ("mmd/revised", "fcd/revised"):

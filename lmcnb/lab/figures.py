@@ -91,10 +91,10 @@ METHODS: dict[str, MethodStyle] = {
     "LVAE-L3": MethodStyle(_PINK, "D"),
     "LVAE-L5": MethodStyle(_PINK, "^", "--"),
     "variational": MethodStyle(_RED, "h"),
-    "fast": MethodStyle(_ORANGE, "X"),
+    "fast": MethodStyle(_SKY, "X"),
     "original": MethodStyle(_GREEN, "X"),
     "short-run": MethodStyle(_BLUE, "X"),
-    "persistent": MethodStyle(_PINK, "X"),
+    "persistent": MethodStyle(_PINK, "X", ":"),
 }
 """Other papers add their methods here; `_YELLOW` and further markers are free."""
 

@@ -1,4 +1,4 @@
-"""The data of MCMC teaching: anything that draws a batch from a random generator."""
+"""What a training is given: data (anything that draws a batch), networks and random streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmcnb.errors import UsageError
 
@@ -16,6 +16,21 @@ class Batch(NamedTuple):
 
     x: Tensor  # (n, dim)
     c: Tensor | None = None  # (n, condition)
+
+
+class Networks(NamedTuple):
+    """What is trained; None where the teacher has none."""
+
+    energy: nn.Module | None  # f(x, c)
+    encoder: nn.Module | None  # q(z | x, c)
+    decoder: nn.Module | None  # g(z, c), with an attribute `latent`
+
+
+class Streams(NamedTuple):
+    """The random generators of a run, on its device."""
+
+    data: torch.Generator
+    noise: torch.Generator
 
 
 Draw = Callable[[int, torch.Generator], Batch]

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,26 +30,11 @@ from lmcnb.methods.mcmc_teaching import (
     regression_loss,
     vae_loss,
 )
-from lmcnb.methods.mcmc_teaching_data import Draw
+from lmcnb.methods.mcmc_teaching_data import Draw, Networks, Streams
 from lmcnb.methods.mcmc_teaching_graph import Revision
 from lmcnb.methods.mcmc_teaching_settings import Teaching
 from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
 from lmcnb.models.energy import density
-
-
-class Networks(NamedTuple):
-    """What is trained; None where the teacher has none."""
-
-    energy: nn.Module | None  # f(x, c)
-    encoder: nn.Module | None  # q(z | x, c)
-    decoder: nn.Module | None  # g(z, c), with an attribute `latent`
-
-
-class Streams(NamedTuple):
-    """The random generators of a run, on its device."""
-
-    data: torch.Generator
-    noise: torch.Generator
 
 
 class Trainer:

@@ -200,9 +200,7 @@ class Digits(Knobs):
     arms: dict[str, list[str]] = Field(
         description=f"methods, by task: {GRAMMAR}; regression (a perceptron) of half and occluded"
     )
-    seeds: dict[str, Count] = Field(
-        default={"default": 100}, description="at most this many of the seeds, by arm"
-    )
+    once: list[str] = Field(default=[], description="arms that run with the first seed alone")
     width: Count = Field(default=256, description="units of the two hidden layers")
     latent: Count = Field(default=16, description="dimension of z")
     samples: Annotated[int, Field(ge=100)] = Field(
@@ -228,12 +226,10 @@ class Digits(Knobs):
             checked_arms(names, regression=task in ("half", "occluded"))
         return table
 
-    @field_validator("seeds")
+    @field_validator("once")
     @classmethod
-    def _by_arm(cls, table: dict[str, V]) -> dict[str, V]:
-        for name in set(table) - {"default", REGRESSION}:
-            parse_arm(name)
-        return with_default(table, table)
+    def _known(cls, names: list[str]) -> list[str]:
+        return checked_arms(names) if names else names
 
 
 class ImageModel(Knobs):

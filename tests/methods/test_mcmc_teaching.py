@@ -14,11 +14,11 @@ from lmcnb.errors import UsageError
 from lmcnb.lab.training import fit
 from lmcnb.methods import mcmc_teaching as mt
 from lmcnb.methods import mcmc_teaching_theory as theory
-from lmcnb.methods.mcmc_teaching_data import Batch, from_images
+from lmcnb.methods.mcmc_teaching_data import Batch, Networks, Streams, from_images
 from lmcnb.methods.mcmc_teaching_graph import Revision
 from lmcnb.methods.mcmc_teaching_settings import Teaching
 from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
-from lmcnb.methods.mcmc_teaching_training import Networks, Streams, Trainer
+from lmcnb.methods.mcmc_teaching_training import Trainer
 from lmcnb.models.coop_networks import networks as conv_networks
 from lmcnb.models.energy import ByHand, EnergyDensity, EnergyMLP, density
 from lmcnb.models.mlp import Decoder, Posterior
