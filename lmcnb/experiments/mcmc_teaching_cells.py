@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from lmcnb.methods.mcmc_teaching_data import Streams
 from lmcnb.methods.mcmc_teaching_settings import Teaching
 from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
 from lmcnb.methods.mcmc_teaching_training import Trainer
-from lmcnb.papers.mcmc_teaching import REGRESSION, Knobs, parse_arm
+from lmcnb.papers.mcmc_teaching import Knobs, teaching_of
 
 KEPT = 200  # points of a curve of gaps
 
@@ -51,6 +51,11 @@ class TeachingCell(Cell):
         """For metrics: `plane/checkerboard/fast`."""
         return f"{self.group}/{self.data}/{self.arm}"
 
+    @property
+    def task(self) -> str:
+        """What x is conditioned on."""
+        return self.data if self.group == "digits" else getattr(self.settings, "task", "none")
+
     def stream(self, what: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A random generator of the cell: the same for all arms with a seed, unless they say."""
         return generator(self.seed, f"{self.group}/{self.data}/{what}", device)
@@ -67,13 +72,6 @@ def cost(t: Teaching) -> float:
     chains = 0 if who.start is None else t.steps + 8
     inference = 2 * t.inference_steps if who.latent == "langevin" else 0
     return chains + inference + (0 if who.latent is None else 6 * t.generator_steps)
-
-
-def teaching_of(arm: str, knobs: Knobs) -> Teaching:
-    """The settings that an arm's name stands for (of `regression`, a VAE's: for the bar alone)."""
-    teacher, changed = ("VAE", {}) if arm == REGRESSION else parse_arm(arm)
-    own = {f.name: getattr(knobs, f.name) for f in fields(Teaching) if f.name != "teacher"}
-    return Teaching(teacher, **(own | changed))
 
 
 def cell(run: Any, group: str, data: str, arm: str, seed: int, knobs: Knobs) -> TeachingCell:
@@ -106,7 +104,9 @@ def train(cell: TeachingCell, trainer: Trainer) -> dict[str, Any]:
     return {
         "group": cell.group,
         "data": cell.data,
+        "task": cell.task,
         "arm": cell.arm,
+        "teacher": t.teacher,
         "title": cell.title,
         "seed": cell.seed,
         "iterations": done,
@@ -157,6 +157,11 @@ def blocks(values: torch.Tensor) -> dict[str, Any]:
     every = max(1, -(-len(values) // KEPT))
     means = [float(part.double().mean()) for part in values.cpu().split(every)]
     return {"every": every, "mean": rounded(means)}
+
+
+def number(value: float) -> float | None:
+    """The value; None where it is no number, which no file takes."""
+    return value if abs(value) < float("inf") else None
 
 
 def rounded(values: list[float]) -> list[float | None]:

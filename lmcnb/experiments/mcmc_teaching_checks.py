@@ -82,6 +82,8 @@ def _answers(run: Any, bar: Progress) -> tuple[list[dict[str, Any]], list[dict[s
             errors[f"learned/{name}/{what}"] = row[what] / row[f"exact {what}"] - 1
         run.metric(f"learning/{name}/variance", row["variance"], seed=seed, unit="1")
         run.metric(f"learning/{name}/mean", row["mean"], seed=seed, unit="1")
+        if row["weight"] is not None:
+            run.metric(f"learning/{name}/weight", row["weight"], seed=seed, unit="1")
     enter("learning by the trainer's own loop, relative to them", errors, e.tolerance)
     for name, value in theory_entries().items():
         run.metric(f"theory/{name}", value, seed=seed, unit="1")
@@ -96,11 +98,7 @@ def grid() -> dict[str, float]:
 
 
 def theory_entries() -> dict[str, float]:
-    """Closed forms of the sheet's instance, over K: 1 / l and m of what a teacher learns.
-
-    Of a negative l, which no density has, minus infinity would be the log density's limit; it is
-    entered as l itself.
-    """
+    """Closed forms of the sheet's instance, over K: l, m and w of what a teacher learns."""
     found: dict[str, float] = {}
     instance = (learning.MU, learning.VARIANCE, learning.STEP_SIZE)
     for name, (teacher, ancestral) in learning.LEARNED.items():
@@ -110,4 +108,5 @@ def theory_entries() -> dict[str, float]:
             )
             found[f"{name}/K={steps}/precision"] = p.precision
             found[f"{name}/K={steps}/mean"] = p.mean
+            found[f"{name}/K={steps}/weight"] = p.weight
     return found

@@ -19,7 +19,7 @@ from torch import Tensor
 from lmcnb.evaluation.classifier import Classifier
 from lmcnb.evaluation.frechet import frechet_distance
 from lmcnb.experiments import mcmc_teaching_tasks as tasks
-from lmcnb.experiments.mcmc_teaching_cells import TeachingCell, borrowed, rounded
+from lmcnb.experiments.mcmc_teaching_cells import TeachingCell, borrowed, number, rounded
 from lmcnb.experiments.mcmc_teaching_sets import read
 from lmcnb.lab.randomness import generator
 from lmcnb.methods.mcmc_teaching import call, revise
@@ -67,7 +67,7 @@ def evaluate(
             found |= interpolation(trainer)
     if test.hidden is not None:
         with borrowed(trainer, cell.stream("completion", device)):
-            found |= completion(trainer, test)
+            found |= completion(trainer, test, whole=cell.group != "digits" or cell.data != "half")
     return found
 
 
@@ -121,15 +121,15 @@ def classifiers(dataset: str, count: int) -> list[Classifier]:
     return [Classifier.fit(train.images, train.labels, seed=seed) for seed in range(count)]
 
 
-def fcd(x: Tensor, dataset: str, count: int) -> list[float]:
-    """Frechet distances from the training images, one a classifier; infinite if x is not finite."""
+def fcd(x: Tensor, dataset: str, count: int) -> list[float | None]:
+    """Frechet distances from the training images, one a classifier; None if x is not finite."""
     if not bool(torch.isfinite(x).all()):
-        return [float("inf")] * count
+        return [None] * count
     against, _ = reference(dataset)
     found = [
         frechet_distance(k.features(x), k.features(against)) for k in classifiers(dataset, count)
     ]
-    return [float(f"{v:.6g}") for v in found]
+    return [number(v) for v in found]
 
 
 @cache
@@ -148,20 +148,22 @@ def limits(dataset: str, n: int, count: int) -> dict[str, Any]:
 def by_steps(
     cell: TeachingCell, trainer: Trainer, dataset: str, wanted: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """FCD of the same chains, longer and longer; persistent ones go on from where they are."""
+    """FCD of the same chains, longer and longer; persistent ones go on from where they are.
+
+    Of as many samples as the other distances, which depend on their number.
+    """
     s, size, device = cell.settings, cell.teaching.chains, trainer.device
     with borrowed(trainer, cell.stream("by steps", device)):
-        whole = -(-min(s.samples, s.walkers) // size) * size
         if trainer.chains is not None:
-            parts = list(trainer.chains[:whole].split(size))
+            parts = list(trainer.chains[: s.samples].split(size))
         else:
             with torch.no_grad():
-                parts = [trainer.begin(size)[1] for _ in range(whole // size)]  # type: ignore[misc]
+                parts = [trainer.begin(size)[1] for _ in range(-(-s.samples // size))]  # type: ignore[misc]
         done, found = 0, []
         for steps in sorted({0, *wanted}):
             parts = [trainer.revised(x, steps=steps - done) for x in parts]
-            done, x = steps, clipped(torch.cat(parts))
-            own = rounded(fcd(x, dataset, s.classifiers))
+            done, x = steps, clipped(torch.cat(parts)[: s.samples])
+            own = fcd(x, dataset, s.classifiers)
             found.append({"steps": steps, "frechet": own, "shown": shown(x)})
     return found
 
@@ -190,13 +192,15 @@ def interpolation(trainer: Trainer) -> dict[str, Any]:
     """Straight lines between two latents, decoded, and revised where there is an energy.
 
     The noise of the revision is the same all along a line: fresh noise would leave no path smooth.
-    `jump`: the largest distance of neighbours over the distance of the ends, mean over lines; on a
-    straight line of images it is 1 / (points - 1).
+    `jump`: the largest distance of neighbours over the distance of the ends, mean over lines (None
+    where ends coincide); on a straight line of images it is 1 / (points - 1).
     """
     assert trainer.decoder is not None
     a, b = (trainer.normal(PATHS, 1, trainer.latent) for _ in range(2))
     t = torch.linspace(0, 1, ALONG, device=trainer.device).view(1, -1, 1)
-    paths = {"decoded": trainer.decoder(((1 - t) * a + t * b).flatten(0, 1))}
+    z, size = ((1 - t) * a + t * b).flatten(0, 1), trainer.teaching.chains
+    rows = torch.arange(-(-len(z) // size) * size, device=z.device) % len(z)
+    paths = {"decoded": torch.cat([trainer.decoder(z[k]) for k in rows.split(size)])[: len(z)]}
     if trainer.energy is not None:
         s, dim = trainer.teaching, paths["decoded"].shape[1]
         e = trainer.normal(s.steps, PATHS, 1, dim).expand(-1, -1, ALONG, -1).flatten(1, 2)
@@ -208,7 +212,7 @@ def interpolation(trainer: Trainer) -> dict[str, Any]:
         path = clipped(x).view(PATHS, ALONG, -1)
         steps = (path[:, 1:] - path[:, :-1]).norm(dim=-1).amax(-1)
         ends = (path[:, -1] - path[:, 0]).norm(dim=-1)
-        found["jump"][name] = float((steps / ends).mean())
+        found["jump"][name] = number(float((steps / ends).mean()))
         found["paths"][name] = [shown(p) for p in path[:3]]
     return found
 
@@ -228,8 +232,11 @@ def classes(x: Tensor, c: Tensor | None, dataset: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def completion(trainer: Trainer, test: tasks.Arranged) -> dict[str, Any]:
-    """Hidden pixels restored by one sample, and by the mean of several: PSNR in dB."""
+def completion(trainer: Trainer, test: tasks.Arranged, *, whole: bool = True) -> dict[str, Any]:
+    """Hidden pixels restored by one sample, and by the mean of several: PSNR in dB.
+
+    `whole`: whether x is the whole image; else its lower half, and c the upper.
+    """
     assert test.c is not None and test.hidden is not None
     every: dict[str, list[Tensor]] = {}
     for _ in range(ANSWERS):
@@ -240,32 +247,33 @@ def completion(trainer: Trainer, test: tasks.Arranged) -> dict[str, Any]:
         for kind, x in (("one", answers[0]), ("mean", torch.stack(answers).mean(0))):
             found[f"{name}/{kind}"] = restored(x, test)
     name = "revised" if "revised" in every else "initial"
-    return {"psnr": found, "completed": pictured(test, every[name][0])}
+    return {"psnr": found, "completed": pictured(test, every[name][0], whole=whole)}
 
 
 def restored(x: Tensor, test: tasks.Arranged) -> dict[str, Any]:
     """PSNR in dB of hidden pixels."""
     assert test.hidden is not None
     value, se = tasks.psnr(x, test.x, test.hidden)
-    return {"value": value, "se": se, "n": len(x)}
+    return {"value": number(value), "se": number(se), "n": len(x)}
 
 
-def pictured(test: tasks.Arranged, answer: Tensor) -> dict[str, Any]:
-    """Some test images, what is seen of them, and what they were completed to."""
+def pictured(test: tasks.Arranged, answer: Tensor, *, whole: bool = True) -> dict[str, Any]:
+    """Some test images, what is seen of them, and what they were completed to; see `completion`."""
     assert test.c is not None and test.hidden is not None
     at, pixels = spaced(len(test.x)), test.x.shape[1]
     x, c, hidden = test.x[at], test.c[at], test.hidden[at]
-    if c.shape[1] == pixels and bool((hidden > 0).all()):  # the lower half, given the upper
-        whole = [torch.cat([c, v], 1) for v in (x, 0 * x, answer[at])]
+    if whole:
+        kinds = [x, c[:, :pixels], torch.where(hidden > 0, answer[at], x)]
     else:
-        whole = [x, c[:, :pixels], torch.where(hidden > 0, answer[at], x)]
-    return dict(zip(("test", "seen", "completed"), map(shown, whole), strict=True))
+        kinds = [torch.cat([c, v], 1) for v in (x, 0 * x, answer[at])]
+    return dict(zip(("test", "seen", "completed"), map(shown, kinds), strict=True))
 
 
 def squared_error(a: Tensor, b: Tensor) -> dict[str, Any]:
     """Mean over pixels and images, with its standard error over images."""
     own = (a - b).square().mean(-1).double()
-    return {"value": float(own.mean()), "se": float(own.std()) / len(own) ** 0.5, "n": len(own)}
+    mean, se = float(own.mean()), float(own.std()) / len(own) ** 0.5
+    return {"value": number(mean), "se": number(se), "n": len(own)}
 
 
 def spaced(n: int) -> Tensor:

@@ -124,8 +124,8 @@ def samples(results: Sequence[Result], data: str, arms: Sequence[str]) -> tuple[
 def revision(results: Sequence[Result], data: str, arm: str) -> tuple[Any, Arrays]:
     """The same chains after more and more steps, over the learned density."""
     found = first_seed(results, data)
-    if arm not in found:
-        return absent(f"{data}: {arm} was not run to its end")
+    if arm not in found or "by_steps" not in found[arm]:
+        return absent(f"{data}: {arm} was not run to its end, or has no energy")
     r = found[arm]
     points = [p for p in r["by_steps"] if "shown" in p]
     fig, axes = plt.subplots(1, len(points), figsize=(1.75 * len(points), 2.0), squeeze=False)
@@ -174,6 +174,9 @@ def chase(results: Sequence[Result], data: str, arms: Sequence[str]) -> tuple[An
                 at, np.array(gap["mean"], dtype=float), style.line, color=style.color, lw=0.8
             )
             arrays[f"{arm}/gap"] = np.array(gap["mean"], dtype=float)
+    if not arrays:
+        plt.close(fig)
+        return absent(f"{data}: no arm of this figure was run")
     for ax, (_, title) in zip(axes, panels, strict=False):
         ax.set_yscale("symlog", linthresh=1e-3) if "MMD" in title else ax.set_ylim(0, 2.2)
         ax.set_ylabel(title)

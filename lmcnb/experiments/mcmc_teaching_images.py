@@ -92,7 +92,7 @@ def train_cell(cell: TeachingCell) -> dict[str, Any]:
                 some = test._replace(x=test.x[:WATCHED])
                 decoded = measure.reconstructions(trainer, some)["decoded"]
                 point["mse"] = float((decoded - some.x).square().mean())
-        return {k: rounded([v])[0] for k, v in point.items()}
+        return {k: None if v is None else rounded([v])[0] for k, v in point.items()}
 
     trainer = Trainer(
         cell.teaching,
@@ -121,14 +121,14 @@ def arranged(cell: TeachingCell) -> tuple[tasks.Arranged, tasks.Arranged]:
     if cell.data == "pairs":
         return pairs(cell.settings.folder, coop_networks.ARCHITECTURES[PAIRS].image[1])
     digits = cell.group == "digits"
-    dataset, task = ("digits", cell.data) if digits else (cell.data, cell.settings.task)
+    dataset = "digits" if digits else cell.data
     found = []
     for split in ("train", "test"):
         images, labels, shape = read(dataset, split)
         if split == "train" and cell.settings.train_images:
             images, labels = (v[: cell.settings.train_images] for v in (images, labels))
         stream = cell.stream(f"{split}/blocks")
-        found.append(tasks.arrange(task, images, labels, shape, stream, whole=not digits))
+        found.append(tasks.arrange(cell.task, images, labels, shape, stream, whole=not digits))
     return found[0], found[1]
 
 
@@ -170,7 +170,8 @@ def price(cell: TeachingCell, iterations: int = 3) -> dict[str, Any]:
     trainer = Trainer(cell.teaching, networks(cell, own), on_device(cell, own), streams)
     trainer.step()
     started = time.perf_counter()
-    for _ in range(min(iterations, cell.teaching.iterations - 1)):
+    iterations = max(1, min(iterations, cell.teaching.iterations - 1))
+    for _ in range(iterations):
         trainer.step()
     float(trainer.gaps.sum())  # waits for a GPU
     each = (time.perf_counter() - started) / iterations
@@ -191,21 +192,23 @@ def regression(cell: TeachingCell, own: tasks.Arranged, test: tasks.Arranged) ->
     scikit-learn's, of the same width, with early stopping on a tenth of the training images.
     """
     assert own.c is not None and test.c is not None
-    network = MLPRegressor([cell.settings.width] * 2, random_state=cell.seed, max_iter=300,
-                           early_stopping=True)  # fmt: skip
+    network = MLPRegressor(hidden_layer_sizes=[cell.settings.width] * 2, random_state=cell.seed,
+                           max_iter=300, early_stopping=True)  # fmt: skip
     network.fit(own.c.double().numpy(), own.x.double().numpy())
     answer: Tensor = torch.from_numpy(network.predict(test.c.double().numpy())).float()
     answer = answer.clamp(-1, 1)
     result = {
         "group": cell.group,
         "data": cell.data,
+        "task": cell.task,
         "arm": cell.arm,
+        "teacher": REGRESSION,
         "title": cell.title,
         "seed": cell.seed,
         "iterations": network.n_iter_,
         "diverged_at": None,
         "psnr": {"initial/mean": measure.restored(answer, test)},
-        "completed": measure.pictured(test, answer),
+        "completed": measure.pictured(test, answer, whole=cell.data != "half"),
     }
     report(cell.teaching.iterations * cost(cell.teaching))
     write_json(cell.result, result)

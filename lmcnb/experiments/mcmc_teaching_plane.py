@@ -16,8 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmcnb.errors import UsageError
 from lmcnb.evaluation.mmd import squared_mmd
-from lmcnb.evaluation.plane_truth import cell_masses, divergence, histogram_total_variation
+from lmcnb.evaluation.plane_truth import (
+    Divergence,
+    cell_masses,
+    divergence,
+    histogram_total_variation,
+)
 from lmcnb.experiments.mcmc_teaching_cells import (
     TeachingCell,
     borrowed,
@@ -25,6 +31,7 @@ from lmcnb.experiments.mcmc_teaching_cells import (
     deterministic,
     finished,
     keep,
+    number,
     rounded,
     train,
 )
@@ -87,7 +94,8 @@ def train_cell(cell: TeachingCell) -> dict[str, Any]:
         if made["initial"] is not None and trainer.energy is not None:
             point["mmd/chase"] = mmd(made["initial"], made["revised"])
         if trainer.energy is not None:
-            point["kl"] = learned(trainer, truth).kl
+            d = learned(trainer, truth)
+            point["kl"] = float("inf") if d is None else d.kl
         return {k: rounded([v])[0] for k, v in point.items()}
 
     trainer = Trainer(
@@ -143,16 +151,19 @@ def gap(trainer: Trainer, data: Tensor, made: Tensor) -> float:
 
 def mmd(x: Tensor, y: Tensor) -> float:
     """Unbiased squared MMD; infinite where a sample is no number."""
-    if not bool(torch.isfinite(x).all()):
+    if not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
         return float("inf")
     return squared_mmd(x.cpu(), y.cpu(), BANDWIDTH).value
 
 
-def learned(trainer: Trainer, truth: plane.PlaneDensity) -> Any:
-    """KL(data, EBM), their total variation, and log Z."""
+def learned(trainer: Trainer, truth: plane.PlaneDensity) -> Divergence | None:
+    """KL(data, EBM), their total variation, and log Z; None where the energy is no number."""
     assert trainer.energy is not None
     own = density(trainer.energy, trainer.teaching.reference)
-    return divergence(truth, lambda x: own(x.float().to(trainer.device)), CELLS, WIDE)
+    try:
+        return divergence(truth, lambda x: own(x.float().to(trainer.device)), CELLS, WIDE)
+    except UsageError:
+        return None
 
 
 @cache
@@ -194,7 +205,8 @@ def evaluate(cell: TeachingCell, trainer: Trainer, truth: plane.PlaneDensity) ->
     if trainer.energy is None:
         return found
     d = learned(trainer, truth)
-    found["density"] = {"kl": d.kl, "tv": d.total_variation, "log_z": d.log_normalizer}
+    parts = ("kl", "total_variation", "log_normalizer")
+    found["density"] = {k: None if d is None else number(getattr(d, k)) for k in parts}
     found["picture"] = picture(trainer)
     # the same starts, revised for longer and longer; persistent chains go on from where they are
     x = (made["revised"] if made["initial"] is None else made["initial"])[:WALKERS]

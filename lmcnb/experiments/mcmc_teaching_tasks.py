@@ -90,8 +90,11 @@ def blocks(n: int, rows: int, columns: int, stream: torch.Generator) -> Tensor:
 def psnr(restored: Tensor, x: Tensor, hidden: Tensor) -> tuple[float, float]:
     """PSNR in dB over hidden pixels of `(n, dim)`, and its standard error over images.
 
-    By the delta method from the mean squared error of every image's hidden pixels.
+    By the delta method from the mean squared error of every image's hidden pixels; infinite where
+    all are restored without error.
     """
     own = ((restored - x).square() * hidden).sum(-1).double() / hidden.sum(-1)
     mean, se = float(own.mean()), float(own.std()) / math.sqrt(len(own))
+    if mean == 0:
+        return math.inf, 0.0
     return 10 * math.log10(4 / mean), 10 / math.log(10) * se / mean

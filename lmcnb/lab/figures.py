@@ -90,7 +90,7 @@ METHODS: dict[str, MethodStyle] = {
     "ABP-s0.1": MethodStyle(_GREEN, "o"),
     "LVAE-L3": MethodStyle(_PINK, "D"),
     "LVAE-L5": MethodStyle(_PINK, "^", "--"),
-    "variational": MethodStyle(_RED, "h"),
+    "variational": MethodStyle(_RED, "8"),
     "fast": MethodStyle(_SKY, "X"),
     "original": MethodStyle(_GREEN, "X"),
     "short-run": MethodStyle(_BLUE, "X"),

@@ -52,7 +52,7 @@ class Teaching:
     decay_every: float = 3000.0
     """Iterations of a factor 0.98, of the exponential decay."""
     data_noise: float = 0.0
-    """Standard deviation of noise added to the data."""
+    """Standard deviation of noise added to the data that the energy sees."""
     start: Literal["normal", "uniform"] = "normal"
     """Of chains that start from noise: N(0, start_std^2), or uniform in +-start_std."""
     start_std: float = 2.0

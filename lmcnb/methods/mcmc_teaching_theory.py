@@ -12,12 +12,15 @@ with b and t the mean and variance of the chains' start. So a teacher is a start
     short-run      b = 0, t given              m is wrong, and the variance too
     variational    b = mu, t = v               V = v: only the unadjusted step's own bias is left
     ... from g(z)  b = mu, t = v - s^2         V = v + s^2 a^(2K) / (1 - a^(2K))
-    fast           b = mu, t = s^2 or 0        w = a^K w: the generator shrinks to a point
-    original       between those two, by L     w = E[z' x~] / E[z'^2]
+    fast           b = mu, w = a^K w           w = 0: a generator shrunk to a point, t = s^2 or 0;
+                                               where K d^2 < v - s^2, a = 1: no energy at all,
+                                               l = 0 and w^2 = v - s^2 - K d^2
+    original       b = mu, by L                w = E[z' x~] / E[z'^2], z' after L steps from z
     persistent     K to infinity               V = v
 
-With few steps of little noise l can be negative: the energy pushes the chains apart, and there is
-no density. (a^(2K) t + d^2 (1 + a^2 + ... + a^(2K-2)) = v has one solution a > 0 whatever t.)
+(For fast teaching w = 0 is the other root there, and unstable. Short-run learning whose noise falls
+short of v, t + K d^2 < v, has l < 0: the energy pushes the chains apart, and no density belongs to
+it. a^(2K) t + d^2 (1 + a^2 + ... + a^(2K-2)) = v has one solution a > 0 whatever t.)
 
 Guaranteed: the equations above, exactly, to the tolerance of a root finder. Not guaranteed: that
 gradient learning gets there (tests simulate it), and that more than one dimension behaves so.
@@ -61,6 +64,8 @@ def invariant_variance(precision: float, step_size: float) -> float:
     Raises:
         UsageError: a step past the bound of stability, d < 2 S.
     """
+    if precision <= 0:
+        raise UsageError(f"precision={precision}: without a positive one no density is invariant")
     sd = 1 / math.sqrt(precision)
     if not 0 < step_size < 2 * sd:
         raise UsageError(
@@ -136,9 +141,15 @@ def fixed_point(
         a = multiplier(precision, step_size) ** steps
         return FixedPoint(precision, mu / (1 - a) if a != 1 else math.inf, start_variance, 0.0)
     if teacher == "fast":
+        left = v - own - steps * step_size**2
+        if left > 0:  # the chains' noise is too little: the generator alone carries the data
+            return FixedPoint(0.0, mu, v - steps * step_size**2, math.sqrt(left))
         return FixedPoint(energy_precision(v, step_size, steps, own), mu, own, 0.0)
-    if v <= sigma**2:
-        raise UsageError(f"sigma={sigma}: the decoder's variance must be below the data's, {v}")
+    if v <= sigma**2 or (teacher == "original" and sigma <= 0):
+        raise UsageError(
+            f"sigma={sigma}: the decoder's variance must be below the data's, {v}, and for MCMC "
+            "inference of its latents positive"
+        )
     if teacher == "variational":
         w = math.sqrt(v - sigma**2)
         start = w**2 + own
@@ -149,13 +160,13 @@ def fixed_point(
 def energy_precision(v: float, step_size: float, steps: int, start_variance: float) -> float:
     """l whose K steps turn the start variance t into v: the solution with a > 0, which is unique.
 
-    It is zero or negative where K steps of pure noise fall short of v: then the energy pushes the
-    chains apart, and no density belongs to it.
+    It is at most zero where K steps of noise alone fall short of v, and no density belongs to it.
 
     Raises:
         UsageError: no steps, or v of at most the noise of one.
     """
-    if steps < 1 or v <= step_size**2 or (steps == 1 and start_variance == 0):
+    point = steps == 1 and start_variance == 0
+    if steps < 1 or v <= step_size**2 or start_variance < 0 or point:
         raise UsageError(
             f"steps={steps}, step_size={step_size}, start variance {start_variance:.4g}: at least "
             f"one step of noise below the variance {v:.4g} is needed, from a point two"
@@ -167,7 +178,7 @@ def energy_precision(v: float, step_size: float, steps: int, start_variance: flo
 
     high = 1.0
     while excess(high) <= 0:
-        high *= 2
+        high *= 1 + 1 / steps
     return 2 * (1 - bisect(excess, 0.0, high)) / step_size**2
 
 
@@ -204,9 +215,9 @@ def _original(
     for _ in range(100_000):  # the generator's own updates, each to its optimum
         found, point = moments(w)
         if abs(found - w) < 1e-13:
-            break
+            return point
         w = found
-    return point
+    raise UsageError(f"inference={inference}: no fixed point was found in 100,000 updates")
 
 
 def bisect(f: Callable[[float], float], low: float, high: float) -> float:

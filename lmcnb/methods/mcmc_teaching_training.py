@@ -71,7 +71,7 @@ class Trainer:
 
         Raises:
             UsageError: a network that the teacher needs is lacking; conditions with another number
-                of chains than of data points.
+                of chains than of data points, or with persistent chains.
         """
         t, who = teaching, TEACHERS[teaching.teacher]
         self.teaching, self.streams, self.draw = t, streams, draw
@@ -91,6 +91,11 @@ class Trainer:
             raise UsageError(
                 f"chains={t.chains}, batch={t.batch}: with conditions both must be equal, a chain "
                 "for every condition of the batch"
+            )
+        if probe.c is not None and who.start == "persistent":
+            raise UsageError(
+                "teacher='persistent': chains that persist have no conditions of their own; with "
+                "conditions another teacher is needed"
             )
         self.dim, self.dtype = probe.x.shape[-1], probe.x.dtype
         self.chains = self.noise_start(t.pool) if who.start == "persistent" else None
@@ -123,8 +128,11 @@ class Trainer:
         if self._started is None:
             self._started = self._clock()
         x, c = self.draw(t.batch, self.streams.data)
-        if t.data_noise:
-            x = x + t.data_noise * self.normal(*x.shape)
+        positives = x
+        if t.data_noise:  # from the stream of the data: the same for every teacher
+            positives = x + t.data_noise * torch.randn(
+                x.shape, generator=self.streams.data, device=x.device, dtype=x.dtype
+            )
 
         z, start, rows = self.begin(t.chains, c)
         taught = x
@@ -132,7 +140,7 @@ class Trainer:
             taught = self.revised(start, c)
             if self.chains is not None:
                 self.chains[rows] = taught
-            self._teach_energy(taught, x, c)
+            self._teach_energy(taught, positives, c)
 
         if self.decoder is not None:
             if who.latent == "langevin" and z is not None:
@@ -278,6 +286,8 @@ class Trainer:
             theirs = state["made_for"].get(name)
             if theirs != value:
                 raise UsageError(f"checkpoint: made for {name} = {theirs}, not {value}")
+        for stream, saved in zip(self.streams, state["streams"], strict=True):
+            stream.set_state(saved)
         for name, net in self._networks():
             net.load_state_dict(state["networks"][name])
         for name, optimizer in self.optimizers.items():
@@ -286,8 +296,6 @@ class Trainer:
             getattr(self, name).copy_(kept)
         if self.chains is not None:
             self.chains.copy_(state["chains"])
-        for own, saved in zip(self.streams, state["streams"], strict=True):
-            own.set_state(saved)
         self.done, self.seconds = int(state["done"]), float(state["seconds"])
         self.curve = copy.deepcopy(state["curve"])
         self._started = None
@@ -299,7 +307,7 @@ class Trainer:
     def _made_for(self) -> dict[str, str]:
         own = {f.name: repr(getattr(self.teaching, f.name)) for f in fields(self.teaching)}
         sizes = {n: sum(p.numel() for p in net.parameters()) for n, net in self._networks()}
-        return own | {"networks": repr(sizes), "dim": repr(self.dim)}
+        return own | {"networks": repr(sizes), "dim": repr(self.dim), "dtype": repr(self.dtype)}
 
     def diverged_at(self) -> list[int | None]:
         """The iteration (from 1) at which the run exploded, or None; a list of one.

@@ -42,6 +42,10 @@ class EnergyMLP(nn.Module):
             condition: numbers in a condition; 0: none.
         """
         super().__init__()
+        if not widths or min(dim, *widths) < 1:
+            raise UsageError(
+                f"dim={dim}, widths={list(widths)}: at least one hidden layer, and positive sizes"
+            )
         self.dim, self.condition = dim, condition
         sizes = [dim + condition, *widths]
         self.layers = nn.ModuleList(affine(a, b, stream) for a, b in itertools.pairwise(sizes))

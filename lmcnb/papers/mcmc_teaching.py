@@ -18,6 +18,9 @@ V = TypeVar("V")
 Density = Literal["eight_gaussians", "checkerboard", "pinwheel"]
 Task = Literal["none", "label", "half", "occluded"]
 DataSet = Literal["mnist14", "mnist", "fashion_mnist", "cifar10", "pairs"]
+Learner = Literal[
+    "variational", "variational, from g(z)", "short-run", "fast", "original", "persistent"
+]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -36,6 +39,14 @@ _WORDS: dict[str, tuple[str, bool]] = {
     "draws": ("ancestral", True),
     "still": ("noisy", False),
 }
+_USEFUL = {  # options that change what a teacher does
+    "variational": "K s d v e g means draws still",
+    "fast": "K s d v e g means draws still",
+    "original": "K s d v e g L means draws still",
+    "short-run": "K d e still",
+    "persistent": "K d e still",
+    "VAE": "s v g",
+}
 _OPTION = re.compile(rf"-(?:([{''.join(_NUMBERS)}])(\d+(?:\.\d+)?(?:e-\d+)?)|({'|'.join(_WORDS)}))")
 _ARM = re.compile(rf"({'|'.join(TEACHERS)})((?:{_OPTION.pattern})*)")
 GRAMMAR = (
@@ -51,13 +62,15 @@ def parse_arm(name: str) -> tuple[str, dict[str, Any]]:
     """The teacher, and the settings that an arm's name changes.
 
     Raises:
-        ValueError: a name outside the grammar, or an option twice.
+        ValueError: a name outside the grammar, an option twice or without effect.
     """
     found = _ARM.fullmatch(name)
     if found is None:
         raise ValueError(f"{name!r} is no arm: {GRAMMAR}")
     changed: dict[str, Any] = {}
     for letter, number, word in _OPTION.findall(found.group(2)):
+        if (letter or word) not in _USEFUL[found.group(1)].split():
+            raise ValueError(f"{name!r}: -{letter or word} has no effect on {found.group(1)}")
         key, value = _WORDS[word] if word else (_NUMBERS[letter][0], number)
         if key in changed:
             raise ValueError(f"{name!r}: {key} is said twice")
@@ -121,7 +134,7 @@ class Knobs(Group):
     )
     decay_every: Positive = Field(default=3000.0, description="iterations of a factor 0.98")
     data_noise: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="standard deviation of noise added to the data"
+        default=0.0, description="standard deviation of noise on the data that the energy sees"
     )
     start: Literal["normal", "uniform"] = Field(
         default="normal", description="of chains that start from noise"
@@ -140,6 +153,35 @@ class Knobs(Group):
         except UsageError as error:
             raise ValueError(str(error)) from error
         return self
+
+
+def teaching_of(arm: str, knobs: Knobs) -> Teaching:
+    """The settings that an arm's name stands for (of `regression`, a VAE's: for the bar alone).
+
+    Raises:
+        UsageError: settings that cannot be.
+    """
+    teacher, changed = ("VAE", {}) if arm == REGRESSION else parse_arm(arm)
+    own = {f.name: getattr(knobs, f.name) for f in fields(Teaching) if f.name != "teacher"}
+    return Teaching(teacher, **(own | changed))
+
+
+def checked_teaching(arm: str, knobs: Knobs, samples: int, task: str = "none") -> None:
+    """Refuse an arm that cannot be trained with these settings, or whose width has no effect."""
+    try:
+        t = teaching_of(arm, knobs)
+    except UsageError as error:
+        raise ValueError(f"{arm}: {error}") from error
+    if t.teacher == "fast" and "sigma" in parse_arm(arm)[1] and not t.ancestral:
+        raise ValueError(f"{arm!r}: -s has no effect on fast teaching from g(z); add -draws")
+    if t.teacher == "persistent" and t.pool < samples:
+        raise ValueError(f"pool={t.pool} ({arm}): at least samples={samples} chains are needed")
+    if task == "none" or arm == REGRESSION:
+        return
+    if t.teacher == "persistent":
+        raise ValueError(f"{arm}: chains that persist have no conditions, as the task {task} asks")
+    if t.chains != t.batch:
+        raise ValueError(f"chains={t.chains}, batch={t.batch}: equal numbers for the task {task}")
 
 
 def checked_arms(names: list[str], *, regression: bool = False) -> list[str]:
@@ -180,6 +222,7 @@ class Plane(Knobs):
         narrowest = {"eight_gaussians": 0.2}
         for density in self.densities:
             for arm in by_name(self.arms, density):
+                checked_teaching(arm, self, self.samples)
                 d = parse_arm(arm)[1].get("step_size", self.step_size)
                 sd = narrowest.get(density, float("inf"))
                 if d >= 2 * sd:
@@ -209,7 +252,6 @@ class Digits(Knobs):
     classifiers: Count = Field(default=3, description="classifiers of the Frechet distances")
     looks: Count = Field(default=12, description="points of a learning curve")
     longest: Count = Field(default=1000, description="Langevin steps of the long chains")
-    walkers: Count = Field(default=2000, description="of them, at most")
     train_images: Annotated[int, Field(ge=0)] = Field(
         default=0, description="the first so many training images; 0: all"
     )
@@ -225,6 +267,13 @@ class Digits(Knobs):
         for task, names in with_default(table, get_args(Task)).items():
             checked_arms(names, regression=task in ("half", "occluded"))
         return table
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Digits:
+        for task in self.tasks:
+            for arm in by_name(self.arms, task):
+                checked_teaching(arm, self, self.samples, task)
+        return self
 
     @field_validator("once")
     @classmethod
@@ -248,13 +297,18 @@ class ImageModel(Knobs):
     classifiers: Count = Field(default=3, description="classifiers of the Frechet distances")
     looks: Count = Field(default=12, description="points of a learning curve")
     longest: Count = Field(default=1000, description="Langevin steps of the long chains")
-    walkers: Count = Field(default=1000, description="of them, at most")
     folder: str | None = Field(default=None, description="of paired images, of the set pairs")
 
     @field_validator("arms")
     @classmethod
     def _known_arms(cls, names: list[str]) -> list[str]:
         return checked_arms(names)
+
+    @model_validator(mode="after")
+    def _trainable(self) -> ImageModel:
+        for arm in self.arms:
+            checked_teaching(arm, self, self.samples, self.task)
+        return self
 
 
 class Images(Group):
@@ -281,7 +335,7 @@ class Exact(Group):
         description="iterations of learning in one dimension"
     )
     learning_chains: Annotated[int, Field(ge=100)] = Field(description="chains of it")
-    learning_names: list[str] | None = Field(
+    learning_names: list[Learner] | None = Field(
         default=None, description="which of the teachers learn; null: all"
     )
     tolerance: Positive = Field(description="of what they learn, relative")

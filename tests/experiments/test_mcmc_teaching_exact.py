@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lmcnb.errors import UsageError
 from lmcnb.experiments import mcmc_teaching_exact as exact
 from lmcnb.experiments import mcmc_teaching_exact_vae as vae
 from lmcnb.experiments import mcmc_teaching_learning as learning
@@ -106,10 +107,65 @@ def test_every_fixed_point_solves_its_two_equations() -> None:
                 assert variance == pytest.approx(v, abs=1e-9)
 
 
-def test_fast_teaching_with_few_steps_has_no_density() -> None:
-    p = theory.fixed_point("fast", 0.0, 0.25, 0.2, 5, sigma=0.2)
+@pytest.mark.parametrize("ancestral", [True, False])
+def test_fast_teaching_learns_one_of_the_two_alone(ancestral: bool) -> None:
+    """By its moments: w = E[z x~] = a^K w, and the variance of the revised samples is v."""
+    own = 0.04 if ancestral else 0.0
+    for steps in (2, 5, 6, 7, 10, 30):
+        p = theory.fixed_point("fast", 0.0, 0.25, 0.2, steps, sigma=0.2, ancestral=ancestral)
+        a = theory.multiplier(p.precision, 0.2)
+        assert a**steps * p.weight == pytest.approx(p.weight, abs=1e-12)
+        assert p.start_variance == pytest.approx(p.weight**2 + own, abs=1e-12)
+        flat = steps * 0.04 < 0.25 - own
+        assert (p.precision == 0) == flat == (p.weight > 0)
+        assert (p.variance == float("inf")) == flat
+
+
+@pytest.mark.parametrize("steps", [2, 4, 10])
+def test_fast_teaching_flows_to_its_fixed_point(steps: int) -> None:
+    """The expected gradients of energy and generator, followed from elsewhere."""
+    known = theory.fixed_point("fast", 0.0, 0.25, 0.2, steps, sigma=0.2)
+    precision, w = 5.0, 0.4
+    for _ in range(60_000):
+        variance = theory.after(0.0, w**2 + 0.04, 0.0, precision, 0.2, steps)[1]
+        precision += 2.0 * (variance - 0.25)
+        w += 0.01 * (theory.multiplier(precision, 0.2) ** steps * w - w)
+    assert precision == pytest.approx(known.precision, abs=0.01)
+    assert w == pytest.approx(known.weight, abs=0.005)
+
+
+def test_short_run_learning_with_too_little_noise_has_no_density() -> None:
+    p = theory.fixed_point("short-run", 0.0, 2.0, 0.2, 5, start_variance=1.0)
     assert p.precision < 0
     assert p.variance == float("inf")
+
+
+def test_original_teaching_by_its_moments() -> None:
+    """w = E[z' x~] / E[z'^2] with a long Gaussian sample, and its raw errors are named."""
+    for steps, L in ((10, 50), (5, 10), (10, 10)):
+        p = theory.fixed_point("original", 0.0, 0.25, 0.2, steps, sigma=0.2, inference=(L, 0.1))
+        s = stream(steps + L)
+
+        def normal(s: torch.Generator = s) -> torch.Tensor:
+            return torch.randn(400_000, generator=s, dtype=torch.float64)
+
+        z = normal()
+        x = p.weight * z + 0.2 * normal()
+        for _ in range(steps):
+            x = x - 0.02 * p.precision * x + 0.2 * normal()
+        u = z
+        for _ in range(L):
+            slope = (x - p.weight * u) * p.weight / 0.04 - u
+            u = u + 0.005 * slope + 0.1 * normal()
+        assert float((u * x).mean() / u.square().mean()) == pytest.approx(p.weight, abs=0.004)
+        assert float(x.var()) == pytest.approx(0.25, rel=0.01)
+    with pytest.raises(UsageError, match="sigma=0"):
+        theory.fixed_point("original", 0.0, 0.25, 0.2, 5)
+    with pytest.raises(UsageError, match="start variance -1"):
+        theory.energy_precision(0.25, 0.2, 5, -1.0)
+    with pytest.raises(UsageError, match="precision=-1"):
+        theory.invariant_variance(-1.0, 0.2)
+    assert theory.energy_precision(1.0, 0.01, 600, 0.0) < 0
 
 
 def test_mcmc_inference_with_many_steps_is_the_encoders() -> None:

@@ -131,10 +131,10 @@ def test_an_iteration_is_the_literal_one(teacher: str, ancestral: bool) -> None:
     own, other = trainer(t), trainer(t)
     own.step()
     who, s = TEACHERS[teacher], other.streams.noise
-    x = ring(8, other.streams.data).x
-    x = x + 0.1 * torch.randn(8, 2, generator=s)
+    clean = ring(8, other.streams.data).x
+    x = clean + 0.1 * torch.randn(8, 2, generator=other.streams.data)  # the energy's positives
     energy, encoder, decoder = other.energy, other.encoder, other.decoder
-    made, z, rows = x, None, None
+    made, z, rows = clean, None, None
     if who.start is not None:
         assert energy is not None
         if who.start == "generator":
@@ -234,6 +234,8 @@ def test_conditions_reach_every_network() -> None:
         own.revised(start, torch.zeros(8, 2))
     with pytest.raises(UsageError, match="chains=4, batch=8"):
         trainer(replace(SMALL, chains=4), draw=labelled)
+    with pytest.raises(UsageError, match="teacher='persistent'"):
+        trainer(replace(SMALL, teacher="persistent"), draw=labelled)
 
 
 def test_conditional_energy_learns_the_side() -> None:
@@ -406,7 +408,7 @@ def test_a_step_past_the_bound_of_stability_is_refused_by_the_theory() -> None:
     with pytest.raises(UsageError, match="sigma=2"):
         theory.fixed_point("variational", 0.0, 1.0, 0.1, 5, sigma=2.0)
     with pytest.raises(UsageError, match="steps=1"):
-        theory.fixed_point("fast", 0.0, 1.0, 0.1, 1, sigma=0.1, ancestral=False)
+        theory.energy_precision(1.0, 0.1, 1, 0.0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
