@@ -104,7 +104,7 @@ def learn(
     teaching = Teaching(
         teacher=teacher, ancestral=ancestral, iterations=iterations, batch=chains, chains=chains,
         pool=chains, steps=STEPS, step_size=STEP_SIZE, reference=None, sigma=SIGMA, start_std=1.0,
-        energy_rate=0.05, generator_rate=0.01, generator_steps=1,
+        energy_rate=0.15, generator_rate=0.02, generator_steps=1,
     )  # fmt: skip
     trainer = Trainer(teaching, networks, draw, Streams(stream, stream))
     kept = []

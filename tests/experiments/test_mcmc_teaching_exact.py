@@ -69,11 +69,11 @@ def test_fixed_points_in_closed_form_have_the_sheets_digits() -> None:
 
 @pytest.mark.parametrize("name", learning.LEARNED)
 def test_learning_arrives_at_the_fixed_point(name: str) -> None:
-    (row,) = learning.learning(lambda _: stream(3), 2500, 4000, (name,))
+    (row,) = learning.learning(lambda _: stream(3), 1500, 4000, (name,))
     assert row["variance"] == pytest.approx(row["exact variance"], rel=0.01), row
     assert row["mean"] == pytest.approx(row["exact mean"], rel=0.005), row
     if row["weight"] is not None:
-        assert row["weight"] == pytest.approx(row["exact weight"], abs=0.005), row
+        assert row["weight"] == pytest.approx(row["exact weight"], abs=0.01), row
 
 
 def test_sampler_of_the_quadratic_energy_has_its_moments() -> None:

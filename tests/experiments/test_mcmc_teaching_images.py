@@ -22,6 +22,7 @@ from lmcnb.errors import Paused, UsageError
 from lmcnb.experiments import mcmc_teaching_evaluation as measure
 from lmcnb.experiments import mcmc_teaching_image_figures as pictures
 from lmcnb.experiments import mcmc_teaching_images as images
+from lmcnb.experiments import mcmc_teaching_record as record
 from lmcnb.experiments import mcmc_teaching_sets as sets
 from lmcnb.experiments import mcmc_teaching_tasks as tasks
 from lmcnb.experiments.mcmc_teaching_cells import TeachingCell
@@ -263,22 +264,24 @@ def test_a_result_s_numbers_are_of_the_trained_model(
 ) -> None:
     """Measured again by a trainer with the weights that were kept."""
     run, results = finished
-    (cell,) = [c for c in images.digits_of(run) if c.title == "digits/none/variational"][:1]
-    r = results["none", "variational", 3]
-    own, test = images.arranged(cell)
-    trainer = Trainer(
-        cell.teaching, images.networks(cell, own), images.on_device(cell, own), cell.streams()
-    )
-    state = load_checkpoint(cell.weights)
-    assert state is not None
-    for name in ("energy", "encoder", "decoder"):
-        net = getattr(trainer, name)
-        head = f"{name}."
-        net.load_state_dict({k.removeprefix(head): v for k, v in state.items() if head in k[:8]})
-    found = measure.evaluate(cell, trainer, test, "digits", [2, 4, 20, 30])
-    for key, value in json.loads(json.dumps(found)).items():
-        assert r[key] == value, key
-    with torch.no_grad():
+    for task in reversed(TASKS):
+        title = f"digits/{task}/variational"
+        (cell,) = [c for c in images.digits_of(run) if (c.title, c.seed) == (title, 3)]
+        r = results[task, "variational", 3]
+        own, test = images.arranged(cell)
+        trainer = Trainer(
+            cell.teaching, images.networks(cell, own), images.on_device(cell, own), cell.streams()
+        )
+        state = load_checkpoint(cell.weights)
+        assert state is not None
+        for name in ("energy", "encoder", "decoder"):
+            head = f"{name}."
+            of = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
+            getattr(trainer, name).load_state_dict(of)
+        found = measure.evaluate(cell, trainer, test, "digits", [2, 4, 20, 30])
+        for key, value in json.loads(json.dumps(found)).items():
+            assert r[key] == value, key
+    with torch.no_grad():  # of the last, without a condition
         decoded = trainer.decoder(trainer.encoder(test.x)[0])  # type: ignore[misc]
     error = (decoded.clamp(-1, 1) - test.x).square().mean()
     assert r["mse"]["decoded"]["value"] == pytest.approx(float(error), rel=1e-5)
@@ -312,6 +315,16 @@ def test_a_paused_cell_goes_on_to_the_same_bits(
         known = next(c for c in images.digits_of(run) if c.title == f"digits/{task}/{arm}")
         a, b = (load_checkpoint(c.weights) for c in (one(tmp_path, task, arm), known))
         assert same(a, b)
+
+
+def test_a_diverged_cell_would_have_had_the_metrics_of_a_finished_one(
+    finished: tuple[FakeRun, dict[Any, Result]],
+) -> None:
+    """Of every task and teacher, but those by the number of steps."""
+    _, results = finished
+    for r in results.values():
+        own = {name for name, _ in record.entries(r) if not name.startswith("steps=")}
+        assert set(record.expected(r)) == own - {"seconds"}, r["title"]
 
 
 def test_a_diverged_cell_has_no_measures(tmp_path: Path) -> None:

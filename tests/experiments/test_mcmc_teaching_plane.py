@@ -323,6 +323,14 @@ def test_the_curve_ends_with_what_is_measured(finished: tuple[FakeRun, dict[Any,
             assert abs(seen - own["mmd"]) < 8 * own["mmd_se"] + 0.01
 
 
+def test_a_diverged_cell_would_have_had_the_metrics_of_a_finished_one(
+    finished: tuple[FakeRun, dict[Any, Result]],
+) -> None:
+    for r in finished[1].values():
+        own = {name for name, _ in record.entries(r)}
+        assert set(record.expected(r)) == own - {"seconds"}, r["title"]
+
+
 def test_a_result_s_numbers_are_of_the_kept_model(
     finished: tuple[FakeRun, dict[Any, Result]],
 ) -> None:
@@ -578,12 +586,14 @@ def test_the_exact_energy_is_the_data_s_density(tmp_path: Path) -> None:
     assert (ended["modes"], found["floor"]["modes"]) == (8, 8)
     for reference in (1.0, 3.0):  # another reference than the energy was made for
         other = trainer("short-run", Exact(truth, 2.0), reference=reference)
-        assert abs(plane.learned(other, truth).log_normalizer) > 0.05
+        own_density = plane.learned(other, truth)
+        assert own_density is not None and abs(own_density.log_normalizer) > 0.05
 
 
 def test_a_flat_energy_s_density_is_the_reference() -> None:
     truth = make("checkerboard")
     found = plane.learned(trainer("short-run", First(0.0), reference=1.0), truth)
+    assert found is not None
     x = truth.sample(100_000, stream(0)).double()
     cross = float((x.square().sum(-1) / 2).mean()) + math.log(2 * math.pi)
     assert found.kl == pytest.approx(cross - math.log(8), rel=0.02)

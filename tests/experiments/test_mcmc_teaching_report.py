@@ -377,6 +377,13 @@ def test_statements_of_what_was_not_run_say_so() -> None:
     assert lines[2].endswith("yes")
 
 
+def test_samples_that_are_no_numbers_are_no_better_than_the_start() -> None:
+    nothing = dict.fromkeys(("mmd", "mmd_se", "tv", "within", "modes"))
+    lines = report.sanity(**GOOD | {"plane": [made.plane("variational", revised=nothing)]})
+    assert lines[1].startswith("revision improves") and lines[1].endswith(": NO")
+    assert lines[3].endswith(": NO")
+
+
 def test_diverged_runs_are_counted_and_fail_no_statement() -> None:
     given = GOOD | {
         "plane": [*GOOD["plane"], made.lost(made.plane("variational", 4))],

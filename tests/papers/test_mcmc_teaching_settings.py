@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from lmcnb.errors import UsageError
 from lmcnb.experiments import mcmc_teaching_images as images
 from lmcnb.experiments import mcmc_teaching_plane as plane
-from lmcnb.experiments.mcmc_teaching_cells import teaching_of
 from lmcnb.experiments.mcmc_teaching_learning import LEARNED
 from lmcnb.lab import checkout, config
 from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
@@ -26,6 +26,7 @@ from lmcnb.papers.mcmc_teaching import (
     by_name,
     checked_arms,
     parse_arm,
+    teaching_of,
 )
 
 PROFILES = list(checkout.profiles("mcmc_teaching"))
@@ -279,6 +280,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_bad_settings_are_refused_by_their_name(overrides: dict[str, Any], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         config.resolve("mcmc_teaching", "quick", overrides)
+
+
+def test_what_decides_a_training_must_be_said() -> None:
+    """No default stands in for these."""
+    for name in KNOBS:
+        with pytest.raises(ValidationError, match=name):
+            Knobs(**{k: v for k, v in KNOBS.items() if k != name})
 
 
 def test_the_largest_settings_below_the_bounds_are_taken() -> None:

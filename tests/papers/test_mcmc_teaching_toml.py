@@ -164,6 +164,12 @@ def test_what_is_judged() -> None:
             None,
             3,
         ),
+        "F2.rate_short_run": (
+            "plane/eight_gaussians/short-run-e1e-2/mmd plane/eight_gaussians/variational-e1e-2/mmd",
+            {},
+            0.0,
+            3,
+        ),
         "F2.steps": (
             "plane/eight_gaussians/variational-K5/kl plane/eight_gaussians/variational/kl",
             {},
