@@ -50,7 +50,8 @@ def learned(what: str, error: float) -> Callable[..., list[Row]]:
         rows = []
         for name in names:
             wrong = 1 + (error if name == "short-run" else 0.0)
-            row: Row = {"teacher": name, "weight": None, "exact weight": 0.0}
+            weight = 0.46 if name == "variational" else None
+            row: Row = {"teacher": name, "weight": weight, "exact weight": 0.0}
             row |= {"exact variance": 0.24, "exact mean": 2.0, "variance": 0.24, "mean": 2.0}
             rows.append(row | {what: row[f"exact {what}"] * wrong})
         return rows
@@ -174,6 +175,8 @@ def test_what_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["exact/learned/short-run/variance"] == 0
     assert found["learning/short-run/mean"] == pytest.approx(2.02)
     assert found["learning/short-run/variance"] == pytest.approx(0.24)
+    weights = {name: value for name, value in found.items() if "weight" in name}
+    assert weights == {"learning/variational/weight": 0.46}
     units = {name: entry["unit"] for (name, _), entry in run.metrics.items()}
     assert units["exact/partition/a"] == units["exact/grid/kl"] == "nats"
     assert units["exact/pca/bound"] == units["exact/chain_rule/a"] == "nats"

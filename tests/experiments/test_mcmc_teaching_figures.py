@@ -186,6 +186,7 @@ def test_the_chase_is_the_mean_over_seeds(tmp_path: Path) -> None:
     short["curve"] = [
         made.look(i, v) for i, v in ((0, 0.7), (10, 0.5), (20, 0.4))
     ]  # fmt: skip
+    short["gaps"] = {"every": 7, "mean": [0.0] * 8}
     given = [made.plane("variational", 3, 0.01), short, made.vae()]
     fig, arrays = saved(figures.chase(given, DATA, ["variational", "VAE", "original"]), tmp_path)
     assert arrays["variational/iteration"].tolist() == [0, 10, 20]
