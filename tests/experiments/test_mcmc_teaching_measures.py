@@ -428,6 +428,14 @@ def test_of_the_completed_pixels_the_seen_ones_are_the_test_image_s() -> None:
     assert found["completed"] == measure.shown(torch.where(hidden > 0, -torch.ones(()), x))
 
 
+def test_restorations_that_are_perfect_or_no_numbers_can_be_written() -> None:
+    x = torch.rand(10, 64, generator=stream())
+    for answer in (x, x * math.nan):
+        found = measure.restored(answer, arranged(x, x, hidden_half(10)))
+        assert found["value"] is None
+        to_json(found)
+
+
 def test_a_completed_half_is_shown_below_the_seen_one() -> None:
     whole = torch.rand(30, 64, generator=stream())
     top = whole[:, :32]

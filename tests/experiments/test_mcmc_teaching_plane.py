@@ -19,7 +19,7 @@ from lmcnb.evaluation.plane_truth import histogram_total_variation
 from lmcnb.experiments import mcmc_teaching_cells as cells
 from lmcnb.experiments import mcmc_teaching_plane as plane
 from lmcnb.experiments import mcmc_teaching_record as record
-from lmcnb.lab.files import load_checkpoint, read_json
+from lmcnb.lab.files import load_checkpoint, read_json, to_json
 from lmcnb.methods.mcmc_teaching_data import Batch, Networks, Streams
 from lmcnb.methods.mcmc_teaching_settings import Teaching
 from lmcnb.methods.mcmc_teaching_training import Trainer
@@ -521,7 +521,7 @@ def test_samples_that_are_no_numbers_have_no_measure(bad: float) -> None:
     x[7, 1] = bad
     found = plane.judged(x, data, truth)
     assert found == dict.fromkeys(("mmd", "mmd_se", "tv", "within", "modes"))
-    assert plane.mmd(x, data) == math.inf
+    assert plane.mmd(x, data) == plane.mmd(data, x) == math.inf
     assert plane.points(x)[7] == [pytest.approx(float(x[7, 0]), rel=1e-4), None]
 
 
@@ -600,7 +600,41 @@ def test_a_flat_energy_s_density_is_the_reference() -> None:
     assert found.log_normalizer == pytest.approx(0, abs=1e-3)
 
 
+class Half(First):
+    """No density at all where the first coordinate is positive."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x[..., 0] > 0, -math.inf, 0.0)
+
+    def input_score(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def test_a_density_that_lacks_half_of_the_data_can_be_written(tmp_path: Path) -> None:
+    """Its divergence is infinite, which is no JSON."""
+    own = trainer("short-run", Half(0.0))
+    found = plane.evaluate(one(tmp_path, "short-run"), own, make("eight_gaussians"))
+    assert found["density"]["kl"] is None
+    assert 0.5 < found["density"]["total_variation"] < 1
+    to_json(found)
+
+
 # ---- longer chains
+
+
+def test_longer_chains_are_at_most_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    judged = plane.judged
+
+    def kept(x: Tensor, data: Tensor, truth: PlaneDensity) -> Result:
+        sizes.append((len(x), len(data)))
+        return judged(x, data, truth)
+
+    monkeypatch.setattr(plane, "WALKERS", 70)
+    monkeypatch.setattr(plane, "judged", kept)
+    plane.evaluate(one(tmp_path, "short-run"), trainer("short-run"), make("eight_gaussians"))
+    assert sizes[:3] == [(200, 200)] * 3  # start, revised, floor
+    assert set(sizes[3:]) == {(70, 70)}
 
 
 def test_longer_chains_are_looked_at_where_they_should(
