@@ -31,8 +31,8 @@ DATA = "eight_gaussians"
 
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:
-    """A warning is an error: it would stand in the notebook."""
-    with warnings.catch_warnings():
+    """A warning is an error: it would stand in the notebook. Coarse pictures are quick."""
+    with warnings.catch_warnings(), plt.rc_context({"savefig.dpi": 30}):
         warnings.simplefilter("error")
         yield
     plt.close("all")

@@ -185,6 +185,11 @@ def test_arms_of_a_seed_see_the_same_images_and_blocks(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert torch.equal(drawn[0].x, drawn[1].x)
     assert torch.equal(drawn[0].c, drawn[1].c)
+    own_images = images.arranged(cells[0])[0]
+    assert own_images.c is not None
+    rows = torch.cdist(drawn[0].x, own_images.x).argmin(1)
+    assert torch.equal(own_images.x[rows], drawn[0].x)
+    assert torch.equal(own_images.c[rows], drawn[0].c)  # each with its own condition
 
 
 def test_only_the_first_training_images_are_taken(tmp_path: Path) -> None:
