@@ -112,7 +112,7 @@ def train(cell: TeachingCell, trainer: Trainer) -> dict[str, Any]:
         "iterations": done,
         "steps": t.steps,
         "diverged_at": trainer.diverged_at()[0],
-        "seconds": trainer.seconds,
+        "seconds": trainer.watch.seconds,
         "curve": trainer.curve,
         "gaps": blocks(trainer.gaps[:done]),
         "energy_gradients": 0 if who.start is None else done * t.chains * t.steps,

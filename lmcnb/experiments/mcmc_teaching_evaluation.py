@@ -77,9 +77,7 @@ def last(made: dict[str, Tensor]) -> str:
 
 
 @torch.no_grad()
-def samples(
-    trainer: Trainer, n: int, c: Tensor | None = None, steps: int | None = None
-) -> dict[str, Tensor]:
+def samples(trainer: Trainer, n: int, c: Tensor | None = None) -> dict[str, Tensor]:
     """`n` images on the CPU, clipped: of the start ("initial") and revised, if there are such.
 
     Conditions c are repeated until there are enough. A VAE's are its decoder's means.
@@ -98,13 +96,14 @@ def samples(
             continue
         _, x, _ = trainer.begin(size, part)  # type: ignore[assignment]
         made.setdefault("initial", []).append(clipped(x))
-        made.setdefault("revised", []).append(clipped(trainer.revised(x, part, steps)))
+        made.setdefault("revised", []).append(clipped(trainer.revised(x, part)))
     return {name: torch.cat(parts)[:n] for name, parts in made.items()}
 
 
 def clipped(x: Tensor) -> Tensor:
-    """In [-1, 1], on the CPU; what is no number stays so."""
-    return x.detach().cpu().clamp(-1, 1)
+    """In [-1, 1], on the CPU; what is no number, or infinite, is NaN."""
+    x = x.detach().cpu()
+    return torch.where(x.isfinite(), x.clamp(-1, 1), torch.nan)
 
 
 @cache

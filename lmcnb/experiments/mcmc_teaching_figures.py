@@ -13,12 +13,11 @@ from matplotlib.ticker import FixedLocator, NullFormatter
 from lmcnb.experiments import mcmc_teaching_learning as learning
 from lmcnb.lab.figures import INTERVAL, MethodStyle, method_style
 from lmcnb.methods import mcmc_teaching_theory as theory
-from lmcnb.papers.mcmc_teaching import parse_arm
+from lmcnb.papers.mcmc_teaching_arms import parse_arm
 
 Arrays = dict[str, Any]
 Result = Mapping[str, Any]
 LIMIT = 3.2  # of a picture of the plane
-DASHES = ("--", ":", "-.")
 
 
 def look(arm: str) -> MethodStyle:
@@ -31,7 +30,7 @@ def look(arm: str) -> MethodStyle:
 def fixed_points(learned: Sequence[Result]) -> tuple[Any, Arrays]:
     """1 / l and m at the fixed points against K, in closed form, and what was learned at K = 10."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.6))
-    K = np.unique(np.round(np.geomspace(1, 60, 40)).astype(int))
+    K = np.array([1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 22, 30, 45, 60])
     arrays: Arrays = {"K": K}
     for name, (teacher, ancestral) in learning.LEARNED.items():
         points = [

@@ -42,7 +42,7 @@ from lmcnb.methods.mcmc_teaching_training import Trainer
 from lmcnb.models import plane
 from lmcnb.models.energy import EnergyMLP, density
 from lmcnb.models.mlp import Decoder, Posterior
-from lmcnb.papers.mcmc_teaching import by_name
+from lmcnb.papers.unbiased_vae import by_name
 
 BANDWIDTH, BINS, LIMIT = 0.3, 32, 3.2
 CELLS, WIDE = 161, 4.0
@@ -123,7 +123,7 @@ def networks(cell: TeachingCell) -> Networks:
 
 
 @torch.no_grad()
-def samples(trainer: Trainer, n: int, steps: int | None = None) -> dict[str, Any]:
+def samples(trainer: Trainer, n: int) -> dict[str, Any]:
     """`n` samples: of the start, and revised; None where there are none.
 
     Persistent chains are taken as they are, and stand for both. A VAE's samples are draws of its
@@ -137,7 +137,7 @@ def samples(trainer: Trainer, n: int, steps: int | None = None) -> dict[str, Any
         return {"initial": means, "revised": means + t.sigma * trainer.normal(*means.shape)}
     _, start, _ = trainer.begin(n)
     assert start is not None
-    return {"initial": start, "revised": trainer.revised(start, steps=steps)}
+    return {"initial": start, "revised": trainer.revised(start)}
 
 
 @torch.no_grad()

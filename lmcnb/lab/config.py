@@ -187,7 +187,16 @@ def _assign(
         if current is None:
             current = field.get_default(call_default_factory=True)
         entries = dict(current) if isinstance(current, Mapping) else {}
-        entries[".".join(rest)] = value
+        entry = _entry_group(field.annotation)
+        if entry is not None and len(rest) > 1:  # a setting of one group in a table of them
+            if rest[0] not in entries:
+                own = f"{prefix}{head}.{rest[0]}"
+                known = [f"{prefix}{head}.{name}" for name in entries]
+                raise UsageError(where + checkout.unknown("setting", own, known))
+            entries[rest[0]] = dict(entries[rest[0]])
+            _assign(entry, entries[rest[0]], rest[1:], value, key, source)
+        else:
+            entries[".".join(rest)] = value
         target[head] = entries
     else:
         raise UsageError(
@@ -276,6 +285,13 @@ def _group(annotation: Any) -> type[BaseModel] | None:
 
 def _is_dict(annotation: Any) -> bool:
     return any(get_origin(m) in (dict, Mapping) or m is dict for m in _members(annotation))
+
+
+def _entry_group(annotation: Any) -> type[BaseModel] | None:
+    """The group that a table's entries are, if they are."""
+    if get_origin(annotation) is dict:
+        return _group(get_args(annotation)[1])
+    return None
 
 
 def _type_name(annotation: Any) -> str:

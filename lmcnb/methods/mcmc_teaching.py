@@ -39,7 +39,6 @@ def revise(
     step_size: float,
     steps: int,
     noise: Iterable[Tensor] | None = None,
-    look: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """x_K of chains that start at `x`, detached; every row is a chain of its own.
 
@@ -49,7 +48,6 @@ def revise(
         step_size: d; the kernels' eta is d^2 / 2.
         steps: K.
         noise: e_0, e_1, ..., each shaped as x; None: no noise, gradient ascent.
-        look: called with x_1, ..., x_K.
 
     Raises:
         UsageError: a step size that is not positive, a negative number of steps.
@@ -62,8 +60,6 @@ def revise(
         x = torch.add(x, score(target, x), alpha=0.5 * step_size**2)
         if each is not None:
             x = torch.add(x, next(each), alpha=step_size)
-        if look is not None:
-            look(x)
     return x
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmcnb.errors import UsageError
+from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
 
 
 class Batch(NamedTuple):
@@ -24,6 +25,19 @@ class Networks(NamedTuple):
     energy: nn.Module | None  # f(x, c)
     encoder: nn.Module | None  # q(z | x, c)
     decoder: nn.Module | None  # g(z, c), with an attribute `latent`
+
+    def needed_by(self, teacher: str) -> Networks:
+        """Those that a teacher has.
+
+        Raises:
+            UsageError: one is lacking.
+        """
+        who = TEACHERS[teacher]
+        needed = (who.start is not None, who.latent == "encoder", who.latent is not None)
+        for name, net, need in zip(self._fields, self, needed, strict=True):
+            if need and net is None:
+                raise UsageError(f"networks.{name}: the teacher {teacher!r} needs one")
+        return Networks(*(net if need else None for net, need in zip(self, needed, strict=True)))
 
 
 class Streams(NamedTuple):

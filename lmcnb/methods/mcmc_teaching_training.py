@@ -13,7 +13,6 @@ about zero; a run whose gap passes `explosion`, or is no number, has diverged.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
@@ -34,6 +33,7 @@ from lmcnb.methods.mcmc_teaching_data import Draw, Networks, Streams
 from lmcnb.methods.mcmc_teaching_graph import Revision
 from lmcnb.methods.mcmc_teaching_settings import Teaching
 from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
+from lmcnb.methods.stopwatch import Stopwatch
 from lmcnb.models.energy import density
 
 
@@ -45,7 +45,7 @@ class Trainer:
         chains: persistent chains `(pool, dim)`, or None.
         done: iterations so far.
         gaps, losses: mean f(x) - mean f(x~), and the generator's last loss, of every iteration.
-        seconds: processor time of the updates (on CUDA elapsed time).
+        watch: its `seconds` are those of the updates.
         curve: what the monitor returned.
     """
 
@@ -76,16 +76,10 @@ class Trainer:
         t, who = teaching, TEACHERS[teaching.teacher]
         self.teaching, self.streams, self.draw = t, streams, draw
         self.device = streams.noise.device
-        needed = {
-            "energy": who.start is not None,
-            "encoder": who.latent == "encoder",
-            "decoder": who.latent is not None,
-        }
-        for name, need in needed.items():
-            own = getattr(networks, name)
-            if need and own is None:
-                raise UsageError(f"networks.{name}: the teacher {t.teacher!r} needs one")
-            setattr(self, name, own.to(self.device) if need else None)
+        needed = networks.needed_by(t.teacher)
+        self.energy, self.encoder, self.decoder = (
+            None if net is None else net.to(self.device) for net in needed
+        )
         probe = draw(2, torch.Generator(streams.data.device).manual_seed(0))
         if probe.c is not None and t.chains != t.batch:
             raise UsageError(
@@ -109,14 +103,9 @@ class Trainer:
             self.optimizers["generator"] = adam(of, t.generator_rate, t.first_beta)
         self._revision = Revision(self.device)
         self.gaps, self.losses = (torch.zeros(t.iterations, device=self.device) for _ in range(2))
-        self.done, self.seconds = 0, 0.0
+        self.done, self.watch = 0, Stopwatch(self.device)
         self.monitor, self.monitor_every = monitor, max(1, monitor_every)
         self.curve: list[dict[str, Any]] = []
-        self._started: float | None = None
-
-    energy: nn.Module | None
-    encoder: nn.Module | None
-    decoder: nn.Module | None
 
     def step(self) -> None:
         """One iteration; refused beyond `iterations`."""
@@ -125,8 +114,7 @@ class Trainer:
             raise UsageError(f"step: all {t.iterations} iterations are done")
         if self.done == 0 and not self.curve:
             self._look()
-        if self._started is None:
-            self._started = self._clock()
+        self.watch.start()
         x, c = self.draw(t.batch, self.streams.data)
         positives = x
         if t.data_noise:  # from the stream of the data: the same for every teacher
@@ -242,30 +230,19 @@ class Trainer:
         return u.uniform_(-t.start_std, t.start_std, generator=self.streams.noise)
 
     def _look(self) -> None:
-        self._stop_clock()
+        self.watch.stop()
         if self.monitor is not None:
-            about = {"iteration": self.done, "seconds": self.seconds}
+            about = {"iteration": self.done, "seconds": self.watch.seconds}
             self.curve.append(about | self.monitor(self))
-
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            return time.perf_counter()
-        return time.process_time()
-
-    def _stop_clock(self) -> None:
-        if self._started is not None:
-            self.seconds += self._clock() - self._started
-            self._started = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the rest of the run, copied to the host."""
-        self._stop_clock()
+        self.watch.stop()
         return {
             "format": 1,
             "made_for": self._made_for(),
             "done": self.done,
-            "seconds": self.seconds,
+            "seconds": self.watch.seconds,
             "curve": copy.deepcopy(self.curve),
             "chains": None if self.chains is None else self.chains.cpu().clone(),
             "kept": {k: getattr(self, k).cpu().clone() for k in ("gaps", "losses")},
@@ -296,9 +273,8 @@ class Trainer:
             getattr(self, name).copy_(kept)
         if self.chains is not None:
             self.chains.copy_(state["chains"])
-        self.done, self.seconds = int(state["done"]), float(state["seconds"])
-        self.curve = copy.deepcopy(state["curve"])
-        self._started = None
+        self.done, self.curve = int(state["done"]), copy.deepcopy(state["curve"])
+        self.watch.reset(float(state["seconds"]))
 
     def _networks(self) -> list[tuple[str, nn.Module]]:
         named = [(n, getattr(self, n)) for n in ("energy", "encoder", "decoder")]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lmcnb.errors import UsageError
-from lmcnb.lab.checkout import unknown
 from lmcnb.methods.mcmc_teaching_settings import Teaching
-from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
+from lmcnb.papers.mcmc_teaching_arms import GRAMMAR, REGRESSION, checked_arms, parse_arm
+from lmcnb.papers.unbiased_vae import Count, Group, Positive, by_name, each_once, with_default
 
 V = TypeVar("V")
 Density = Literal["eight_gaussians", "checkerboard", "pinwheel"]
@@ -21,94 +19,6 @@ DataSet = Literal["mnist14", "mnist", "fashion_mnist", "cifar10", "pairs"]
 Learner = Literal[
     "variational", "variational, from g(z)", "short-run", "fast", "original", "persistent"
 ]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-REGRESSION = "regression"  # a baseline of completion, no teacher
-_NUMBERS: dict[str, tuple[str, Callable[[str], int | float]]] = {
-    "K": ("steps", int),
-    "s": ("sigma", float),
-    "d": ("step_size", float),
-    "v": ("generator_steps", int),
-    "e": ("energy_rate", float),
-    "g": ("generator_rate", float),
-    "L": ("inference_steps", int),
-}
-_WORDS: dict[str, tuple[str, bool]] = {
-    "means": ("ancestral", False),
-    "draws": ("ancestral", True),
-    "still": ("noisy", False),
-}
-_USEFUL = {  # options that change what a teacher does
-    "variational": "K s d v e g means draws still",
-    "fast": "K s d v e g means draws still",
-    "original": "K s d v e g L means draws still",
-    "short-run": "K d e still",
-    "persistent": "K d e still",
-    "VAE": "s v g",
-}
-_OPTION = re.compile(rf"-(?:([{''.join(_NUMBERS)}])(\d+(?:\.\d+)?(?:e-\d+)?)|({'|'.join(_WORDS)}))")
-_ARM = re.compile(rf"({'|'.join(TEACHERS)})((?:{_OPTION.pattern})*)")
-GRAMMAR = (
-    "variational, fast, original, short-run, persistent or VAE, then any of -K5 (Langevin steps), "
-    "-s0.3 (decoder's standard deviation), -d0.1 (step size), -v3 (generator's updates an "
-    "iteration), -e3e-4 and -g1e-3 (learning rates of energy and generator), -L50 (steps of the "
-    "latents' inference), -means (chains start from g(z)), -draws (from g(z) + s e), -still (no "
-    "noise in the revision)"
-)
-
-
-def parse_arm(name: str) -> tuple[str, dict[str, Any]]:
-    """The teacher, and the settings that an arm's name changes.
-
-    Raises:
-        ValueError: a name outside the grammar, an option twice or without effect.
-    """
-    found = _ARM.fullmatch(name)
-    if found is None:
-        raise ValueError(f"{name!r} is no arm: {GRAMMAR}")
-    changed: dict[str, Any] = {}
-    for letter, number, word in _OPTION.findall(found.group(2)):
-        if (letter or word) not in _USEFUL[found.group(1)].split():
-            raise ValueError(f"{name!r}: -{letter or word} has no effect on {found.group(1)}")
-        key, value = _WORDS[word] if word else (_NUMBERS[letter][0], number)
-        if key in changed:
-            raise ValueError(f"{name!r}: {key} is said twice")
-        try:
-            changed[key] = value if word else _NUMBERS[letter][1](number)
-        except ValueError as error:
-            raise ValueError(f"{name!r}: -{letter} takes a whole number") from error
-    return found.group(1), changed
-
-
-def each_once(values: list[V]) -> list[V]:
-    """The values, if there is one at least and none stands there twice."""
-    if not values:
-        raise ValueError("at least one is needed")
-    if len(set(values)) < len(values):
-        raise ValueError("each may stand there once")
-    return values
-
-
-def with_default(table: dict[str, V], names: Iterable[str]) -> dict[str, V]:
-    """The table, if it has a value for what it does not name, and no other keys than `names`."""
-    if "default" not in table:
-        raise ValueError("a table by name needs the key 'default'")
-    for key in table:
-        if key not in (known := ["default", *names]):
-            raise ValueError(unknown("the key", key, known))
-    return table
-
-
-def by_name(table: Mapping[str, V], name: str) -> V:
-    """The value of `name`, else the default."""
-    return table.get(name, table["default"])
-
-
-class Group(BaseModel):
-    """A group of settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Knobs(Group):
@@ -182,14 +92,6 @@ def checked_teaching(arm: str, knobs: Knobs, samples: int, task: str = "none") -
         raise ValueError(f"{arm}: chains that persist have no conditions, as the task {task} asks")
     if t.chains != t.batch:
         raise ValueError(f"chains={t.chains}, batch={t.batch}: equal numbers for the task {task}")
-
-
-def checked_arms(names: list[str], *, regression: bool = False) -> list[str]:
-    """The names, if each is an arm (or `regression`, where allowed) and stands there once."""
-    for name in names:
-        if not (regression and name == REGRESSION):
-            parse_arm(name)
-    return each_once(names)
 
 
 class Plane(Knobs):
@@ -322,8 +224,14 @@ class Images(Group):
         for dataset in self.datasets:
             if dataset not in self.models:
                 raise ValueError(f"images.datasets: {dataset!r} has no settings in images.models")
-            if dataset == "pairs" and self.models[dataset].folder is None:
+        if "pairs" in self.datasets:
+            pairs = self.models["pairs"]
+            if pairs.folder is None:
                 raise ValueError("images.models.pairs.folder: the folder of the images is needed")
+            if pairs.task != "none":
+                raise ValueError(f"images.models.pairs.task={pairs.task!r}: pairs are a task, none")
+            for arm in pairs.arms:
+                checked_teaching(arm, pairs, pairs.samples, "pairs")
         return self
 
 

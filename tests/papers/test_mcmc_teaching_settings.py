@@ -17,17 +17,9 @@ from lmcnb.experiments import mcmc_teaching_plane as plane
 from lmcnb.experiments.mcmc_teaching_learning import LEARNED
 from lmcnb.lab import checkout, config
 from lmcnb.methods.mcmc_teaching_teachers import TEACHERS
-from lmcnb.papers.mcmc_teaching import (
-    GRAMMAR,
-    Digits,
-    ImageModel,
-    Knobs,
-    Plane,
-    by_name,
-    checked_arms,
-    parse_arm,
-    teaching_of,
-)
+from lmcnb.papers.mcmc_teaching import Digits, ImageModel, Knobs, Plane, teaching_of
+from lmcnb.papers.mcmc_teaching_arms import GRAMMAR, checked_arms, parse_arm
+from lmcnb.papers.unbiased_vae import by_name
 
 PROFILES = list(checkout.profiles("mcmc_teaching"))
 KNOBS: dict[str, Any] = {
@@ -266,6 +258,21 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"images.datasets": ["pairs"], "images.models": {"pairs": MODEL}},
         r"images\.models\.pairs\.folder: the folder of the images is needed",
     ),
+    (
+        {"images.datasets": ["pairs"],
+         "images.models": {"pairs": MODEL | {"folder": "x", "task": "label"}}},
+        r"images\.models\.pairs\.task='label'",
+    ),
+    (
+        {"images.datasets": ["pairs"],
+         "images.models": {"pairs": MODEL | {"folder": "x", "chains": 5}}},
+        r"chains=5, batch=12",
+    ),
+    (
+        {"images.datasets": ["pairs"],
+         "images.models": {"pairs": MODEL | {"folder": "x", "arms": ["persistent"]}}},
+        r"persist",
+    ),
     ({"images.models": {"mnits": MODEL}}, r"images\.models\.mnits.*did you mean 'mnist'"),
     ({"images.models": {"mnist": MODEL | {"arms": ["regression"]}}}, r"'regression' is no arm"),
     ({"images.models": {"mnist": MODEL | {"task": "third"}}}, r"images\.models\.mnist\.task"),
@@ -340,3 +347,20 @@ def test_what_cannot_be_trained_is_refused_with_the_settings(
 ) -> None:
     with pytest.raises(UsageError, match=why):
         config.resolve("mcmc_teaching", "quick", overrides)
+
+
+def test_one_setting_of_an_image_model_is_changed_and_its_neighbours_stay() -> None:
+    plain = config.resolve("mcmc_teaching", "paper").images.models
+    own = config.resolve(
+        "mcmc_teaching",
+        "paper",
+        {"images.models.mnist.task": "half", "images.models.mnist.iterations": 7},
+    ).images.models
+    assert own["mnist"] == plain["mnist"].model_copy(update={"task": "half", "iterations": 7})
+    assert own["cifar10"] == plain["cifar10"]
+    for key, why in (
+        ("images.models.mnits.task", r"'images\.models\.mnits' is unknown; did you mean"),
+        ("images.models.mnist.taks", r"did you mean 'images\.models\.mnist\.task'"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            config.resolve("mcmc_teaching", "paper", {key: "half"})
